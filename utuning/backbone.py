@@ -1,0 +1,135 @@
+"""A frozen backbone: a timm model, its op sites, its fingerprint, and how an image becomes its input."""
+
+import copy
+import hashlib
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from utuning.architectures import ARCHITECTURES, Trunk
+from utuning.architectures.trunk import find_architecture
+from utuning.configs import BackboneConfig
+from utuning.data.transforms import Preprocessing
+from utuning.errors import BackboneError, nearest
+
+PACKAGE_SCHEME = "package://"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen trunk in eval mode; nothing of it requires a gradient."""
+
+    config: BackboneConfig
+    trunk: Trunk
+    preprocessing: Preprocessing
+    fingerprint: str
+
+    @classmethod
+    def load(cls, name: str, *, weights: str = "timm", **overrides: Any) -> "Backbone":
+        """Build a backbone by timm name; `overrides` are the other fields of `BackboneConfig`."""
+        return cls.from_config(BackboneConfig(name=name, weights=weights, **overrides))
+
+    @classmethod
+    def from_config(cls, config: BackboneConfig, state: Mapping[str, Tensor] | None = None) -> "Backbone":
+        """Build a backbone with its weights, or with a state that was loaded elsewhere.
+
+        Raises:
+            BackboneError: an unknown model, unreadable weights, or weights of another model.
+        """
+        model = _create(config, read_weights=state is None)
+        if state is not None:
+            model.load_state_dict(dict(state))
+        model.requires_grad_(False).eval()
+        trunk = Trunk(model, find_architecture(model, ARCHITECTURES))
+        return cls(config, trunk, _preprocessing(model, config), fingerprint(model.state_dict()))
+
+    @property
+    def num_features(self) -> int:
+        """Width F of the features that a head reads."""
+        return int(self.trunk.model.num_features)  # type: ignore[arg-type]
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the backbone, without a head."""
+        return sum(parameter.numel() for parameter in self.trunk.model.parameters())
+
+    def to(self, device: torch.device | str) -> "Backbone":
+        """Move the frozen weights; returns itself."""
+        self.trunk.model.to(device)
+        return self
+
+    def trainable_trunk(self) -> Trunk:
+        """Copy the trunk, with gradients: what full fine-tuning trains."""
+        model = copy.deepcopy(self.trunk.model).requires_grad_(True)
+        return Trunk(model, self.trunk.architecture)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Hash a state dict: sha256 over name, shape and fp32 little-endian bytes, in the order of names."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        values = state[name].detach().to("cpu", torch.float32).contiguous().numpy()
+        sha.update(f"{name}{values.shape}".encode())
+        sha.update(values.astype("<f4", copy=False).tobytes())
+    return sha.hexdigest()
+
+
+def weights_path(weights: str) -> Path:
+    """Resolve a `package://PACKAGE/FILE` or file path.
+
+    Raises:
+        BackboneError: no such file, or one that is not safetensors.
+    """
+    if weights.startswith(PACKAGE_SCHEME):
+        package, _, file = weights.removeprefix(PACKAGE_SCHEME).rpartition("/")
+        path = Path(str(importlib.resources.files(package.replace("/", ".")) / file))
+    else:
+        path = Path(weights).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise BackboneError(
+            f"backbone weights {weights!r} are no readable .safetensors file; give a path to one, "
+            "'timm' for timm's own download, or 'none' for random weights"
+        )
+    return path
+
+
+def _create(config: BackboneConfig, *, read_weights: bool) -> nn.Module:
+    if not timm.is_model(config.name):
+        raise BackboneError(f"timm has no model {config.name!r}; {_close_models(config.name)}")
+    options: dict[str, Any] = {"num_classes": 0, **config.options}
+    if config.img_size is not None:
+        options["img_size"] = config.img_size
+    if read_weights and config.weights != "none":
+        options["pretrained"] = True
+        if config.weights != "timm":
+            options["pretrained_cfg_overlay"] = {"file": str(weights_path(config.weights))}
+    try:
+        return timm.create_model(config.name, **options)
+    except (RuntimeError, TypeError, ValueError, OSError, KeyError) as error:
+        raise BackboneError(f"backbone {config.name!r} with weights {config.weights!r} does not load: {error}") from error
+
+
+def _close_models(name: str) -> str:
+    stem = name.split(".")[0]
+    candidates = timm.list_models(f"*{stem[:8]}*") or timm.list_models("vit_*")
+    return nearest(stem, candidates[:40])
+
+
+def _preprocessing(model: nn.Module, config: BackboneConfig) -> Preprocessing:
+    facts = resolve_model_data_config(model)
+    img_size = config.img_size or int(facts["input_size"][-1])
+    crop_pct = config.crop_pct or float(facts["crop_pct"])
+    return Preprocessing(
+        img_size=img_size,
+        resize=int(img_size / crop_pct),
+        mean=config.mean or tuple(facts["mean"]),
+        std=config.std or tuple(facts["std"]),
+        interpolation=str(facts["interpolation"]),
+    )

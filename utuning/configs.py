@@ -1,0 +1,140 @@
+"""What a trial is, as plain values: no torch, no files, so that a CLI and a scheduler can hold them.
+
+A `TrialConfig` is an identity: two equal ones are the same trial, wherever its files lie. `trial_id` hashes it, and that id
+is the Tune trial's name, the MLflow tag and the manifest's field.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+OP_KINDS = ("attn", "mlp", "block")
+Depths = str | tuple[int, ...]
+Precision = Literal["auto", "fp32", "bf16"]
+Recipe = Literal["vpt", "rrc", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """A timm model and where its weights come from.
+
+    `weights` is `timm` (timm's own download), `none` (random), a `.safetensors` path, or `package://PACKAGE/FILE`.
+    `options` are keyword arguments of `timm.create_model`; `None` fields take timm's own configuration.
+    """
+
+    name: str
+    weights: str = "timm"
+    img_size: int | None = None
+    crop_pct: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunerConfig:
+    """One tuner of a trial: a row of the tuner table, its placement (op kinds x depths) and its own settings."""
+
+    method: str
+    ops: tuple[str, ...] = ()
+    depths: Depths = "all"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a member trains. `batch_size` is global: over all workers. `drop_path` applies from the first tuned depth on."""
+
+    lr: float
+    epochs: int
+    batch_size: int = 64
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    drop_path: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """Everything that decides a trial's result; no tuners means a linear probe."""
+
+    dataset: str
+    data_fingerprint: str
+    backbone: str
+    backbone_fingerprint: str
+    num_classes: int
+    protocol: str
+    train: TrainConfig
+    tuners: tuple[TunerConfig, ...] = ()
+    recipe: Recipe = "vpt"
+    precision: Precision = "auto"
+
+    @property
+    def trial_id(self) -> str:
+        """Twelve hex digits of the sha256 of this configuration."""
+        return digest(asdict(self))
+
+    @property
+    def config_id(self) -> str:
+        """The same for all seeds: what a leaderboard groups by."""
+        values = asdict(self)
+        values["train"].pop("seed")
+        return digest(values)
+
+    @property
+    def method(self) -> str:
+        """The tuners' names joined, or `linear`."""
+        return "+".join(dict.fromkeys(tuner.method for tuner in self.tuners)) or "linear"
+
+    @property
+    def label(self) -> str:
+        """A readable name without the seed, such as `attn+mlp@all r16 lr3e-3`."""
+        parts = [_tuner_label(tuner) for tuner in self.tuners] or ["linear"]
+        return f"{' & '.join(parts)} lr{short(self.train.lr)}"
+
+    @property
+    def name(self) -> str:
+        """The label with its seed: the MLflow run's name."""
+        return f"{self.label} seed{self.train.seed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrialConfig":
+        """Rebuild a configuration that went through JSON, where tuples became lists."""
+        tuners = tuple(
+            TunerConfig(**{**tuner, "ops": tuple(tuner["ops"]), "depths": _depths(tuner["depths"])})
+            for tuner in values["tuners"]
+        )
+        return cls(**{**values, "tuners": tuners, "train": TrainConfig(**values["train"])})
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Hash plain values in their canonical JSON form: twelve hex digits."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def short(number: float) -> str:
+    """Write a number as names carry it: 0.003 -> 3e-3, 0.0025 -> 2.5e-3."""
+    mantissa, exponent = f"{number:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def _depths(value: Any) -> Depths:
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _tuner_label(tuner: TunerConfig) -> str:
+    if not tuner.ops:
+        return tuner.method
+    depths = tuner.depths if isinstance(tuner.depths, str) else ",".join(map(str, tuner.depths))
+    method = "" if tuner.method == "p_adapter" else f"{tuner.method} "
+    width = tuner.settings.get("bottleneck_dim", tuner.settings.get("num_tokens"))
+    extras = [f"{key}={tuner.settings[key]}" for key in ("scale", "init") if key in tuner.settings]
+    return " ".join([f"{method}{'+'.join(tuner.ops)}@{depths}", *([f"r{width}"] if width else []), *extras])
