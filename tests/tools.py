@@ -1,0 +1,38 @@
+"""Builders that tests share."""
+
+import torch
+
+from utuning.backbone import Backbone
+from utuning.configs import TrainConfig, TunerConfig
+from utuning.data.loader import Batch
+
+TINY = {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4}
+
+
+def tiny_backbone(seed: int = 0) -> Backbone:
+    """A real timm ViT of four blocks for 32-px images, with random weights."""
+    torch.manual_seed(seed)
+    return Backbone.load("vit_tiny_patch16_224", weights="none", img_size=32, options=TINY)
+
+
+def batch(size: int = 6, num_classes: int = 5, seed: int = 0, padding: int = 0) -> Batch:
+    """A batch of noise images whose last rows are padding."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.ones(size)
+    weight[size - padding :] = 0
+    return Batch(
+        images=torch.randint(0, 256, (size, 3, 32, 32), generator=generator, dtype=torch.uint8),
+        labels=torch.randint(0, num_classes, (size,), generator=generator),
+        weight=weight,
+        index=torch.arange(size),
+    )
+
+
+def adapter(*ops: str, depths: str | tuple[int, ...] = "all", **settings: object) -> TunerConfig:
+    """A P-Adapter's configuration."""
+    return TunerConfig(method="p_adapter", ops=ops, depths=depths, settings=settings)
+
+
+def train(**values: object) -> TrainConfig:
+    """Training settings that move a tiny model visibly."""
+    return TrainConfig(**{"lr": 1e-2, "epochs": 2, "batch_size": 6, "warmup_epochs": 0.5, **values})  # type: ignore[arg-type]

@@ -1,0 +1,54 @@
+"""Parameter counts on ViT-B/16, against counts that papers publish or that follow from their formulas.
+
+U-Tuning's and Res-Tuning's tables print them in millions with the CIFAR-100 head: 0.11, 0.48, 0.67.
+"""
+
+import pytest
+import torch
+
+from tests.tools import adapter, train
+from utuning.architectures import ARCHITECTURES, Trunk
+from utuning.backbone import Backbone, BackboneConfig
+from utuning.configs import TunerConfig
+from utuning.data.transforms import Preprocessing
+from utuning.member import Member
+
+DUAL, TRI = ("attn", "mlp"), ("attn", "mlp", "block")
+
+
+@pytest.fixture(scope="module")
+def vit_b16() -> Backbone:
+    """Real ViT-B/16 shapes without memory."""
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", num_classes=0)
+    preprocessing = Preprocessing(img_size=224, resize=256)
+    return Backbone(BackboneConfig(name="vit_base_patch16_224"), Trunk(model, ARCHITECTURES[0]), preprocessing, "meta")
+
+
+@pytest.mark.parametrize(
+    ("tuners", "count", "with_head"),
+    [
+        ((), 0, 76_900),
+        ((adapter(*DUAL, scale="none"),), 387_312, 464_212),
+        ((adapter(*DUAL, scale="channel"),), 405_744, 482_644),
+        ((adapter(*DUAL, scale="none", depths="first"),), 32_276, 109_176),
+        ((adapter(*DUAL, scale="channel", depths="first"),), 33_812, 110_712),
+        ((adapter(*TRI, scale="none"),), 580_968, 657_868),
+        ((adapter(*TRI, scale="channel"),), 608_616, 685_516),
+        ((adapter("mlp", scale="none", bottleneck_dim=8),), 156_768, 233_668),
+        ((adapter("mlp", scale="channel", bottleneck_dim=8),), 165_984, 242_884),
+        ((adapter("mlp", scale="none", bottleneck_dim=10),), 193_656, 270_556),
+        ((adapter("mlp", scale="none", bottleneck_dim=12),), 230_544, 307_444),
+        ((adapter("mlp", scale="none", bottleneck_dim=64),), 1_189_632, 1_266_532),
+    ],
+)
+def test_counts_equal_the_oracles(vit_b16: Backbone, tuners: tuple[TunerConfig, ...], count: int, with_head: int) -> None:
+    member = Member(vit_b16, num_classes=100, config=train(), tuners=tuners)
+    assert member.num_parameters()["tuners"] == count
+    assert sum(p.numel() for p in member.parameters()) == with_head
+
+
+def test_the_backbone_has_the_published_size(vit_b16: Backbone) -> None:
+    assert vit_b16.num_parameters == 85_798_656
