@@ -113,7 +113,9 @@ def _create(config: BackboneConfig, *, read_weights: bool) -> nn.Module:
     try:
         return timm.create_model(config.name, **options)
     except (RuntimeError, TypeError, ValueError, OSError, KeyError) as error:
-        raise BackboneError(f"backbone {config.name!r} with weights {config.weights!r} does not load: {error}") from error
+        raise BackboneError(
+            f"backbone {config.name!r} with weights {config.weights!r} does not load: {error}"
+        ) from error
 
 
 def _close_models(name: str) -> str:

@@ -77,10 +77,12 @@ class Cohort:
         for member in self.members:
             mine = slice(self._worker * rows, (self._worker + 1) * rows)
             member.draw_drop_path(self.trunk, mine, rows * self._num_workers)
-        losses_K = torch.stack([
-            (_loss(logits, batch.labels, member.config.label_smoothing) * batch.weight).sum()
-            for member, logits in zip(self.members, self._logits(batch), strict=True)
-        ])
+        losses_K = torch.stack(
+            [
+                (_loss(logits, batch.labels, member.config.label_smoothing) * batch.weight).sum()
+                for member, logits in zip(self.members, self._logits(batch), strict=True)
+            ]
+        )
         losses_K.sum().backward()
         mean_K = self._reduce_gradients(losses_K.detach(), batch.weight.sum())
         for member in self.members:

@@ -126,7 +126,11 @@ class Member:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs: tensors, optimiser, step."""
-        return {"tensors": self.tensors(), "optimiser": self.optimiser.state_dict(), "num_steps_done": self.num_steps_done}
+        return {
+            "tensors": self.tensors(),
+            "optimiser": self.optimiser.state_dict(),
+            "num_steps_done": self.num_steps_done,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""

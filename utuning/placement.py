@@ -35,7 +35,11 @@ def resolve(ops: Sequence[str], depths: Depths, available: Sequence[str], num_bl
         if kind not in available:
             raise PlacementError(f"op kind {kind!r} matches no site of this backbone; {nearest(kind, available)}")
     order = {kind: place for place, kind in enumerate(available)}
-    return [(kind, depth) for depth in resolve_depths(depths, num_blocks) for kind in sorted(set(ops), key=order.__getitem__)]
+    return [
+        (kind, depth)
+        for depth in resolve_depths(depths, num_blocks)
+        for kind in sorted(set(ops), key=order.__getitem__)
+    ]
 
 
 def _parse(depths: str, num_blocks: int) -> tuple[int, ...]:

@@ -72,14 +72,19 @@ class Streams:
             added[place] = self._dropped(k, op, added[place])
         return own_KBND + _join(added)
 
-    def _add_beside_block(self, whole: OpSite, before: tuple[Tensor | None, Tensor | None], split: Sequence[int]) -> None:
+    def _add_beside_block(
+        self, whole: OpSite, before: tuple[Tensor | None, Tensor | None], split: Sequence[int]
+    ) -> None:
         """Block tuners read what entered the block and add to what left it."""
         tuners = self._tuners(whole)
         if not tuners:
             return
         shared, own = before
         entered = dict(zip(split, () if own is None else own.chunk(len(split)), strict=True))
-        added = {k: self._dropped(k, whole, tuner(entered[k] if k in entered else _present(shared))) for k, tuner in tuners.items()}
+        added = {
+            k: self._dropped(k, whole, tuner(entered[k] if k in entered else _present(shared)))
+            for k, tuner in tuners.items()
+        }
         if self.own is not None:
             rows = self.own.chunk(len(self.split))
             self.own = _join([x + added[k] if k in added else x for k, x in zip(self.split, rows, strict=True)])

@@ -19,7 +19,9 @@ DEPTHS = st.one_of(
     st.sets(st.integers(0, 3), min_size=1).map(lambda depths: tuple(sorted(depths))),
 )
 TUNER = st.builds(
-    lambda ops, depths, width, scale, init: adapter(*sorted(ops), depths=depths, bottleneck_dim=width, scale=scale, init=init),
+    lambda ops, depths, width, scale, init: adapter(
+        *sorted(ops), depths=depths, bottleneck_dim=width, scale=scale, init=init
+    ),
     st.sets(st.sampled_from(["attn", "mlp", "block"]), min_size=1),
     DEPTHS,
     st.integers(1, 6),

@@ -1,0 +1,182 @@
+"""Reads a space from YAML, with `key=value` overrides, and checks all of it before any work starts."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search_spaces.checking import Problems
+from search_spaces.domains import fill, find_domains, is_domain
+from search_spaces.space import TUNER_KEYS, Baseline, Budget, DatasetSpec, SearchSpace
+from utuning.configs import BackboneConfig, Depths, TrainConfig
+from utuning.errors import ConfigError, SpaceError, nearest
+from utuning.placement import DEPTH_FORMS
+from utuning.tuners import TUNERS
+
+HERE = Path(__file__).parent
+SECTIONS = (*(f.name for f in fields(SearchSpace) if f.name != "template"), "train", "tuners")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's numbers: 1e-3 is one, as everybody expects."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load_space(name: str, overrides: Sequence[str] = ()) -> SearchSpace:
+    """Load a space by name or path and apply overrides such as `train.epochs=2` or `tuners.0.ops=[attn]`.
+
+    Raises:
+        SpaceError: no such space, broken YAML, or values that cannot be used; all problems at once.
+    """
+    path = find_space(name)
+    raw = _read(path)
+    for override in overrides:
+        _apply(raw, override)
+    return check_space(raw, str(path.name))
+
+
+def find_space(name: str) -> Path:
+    """Find the YAML of a space: a file, or the name of one that comes with the project."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    known = {file.stem: file for file in HERE.glob("*.yaml")}
+    if name in known:
+        return known[name]
+    raise SpaceError(
+        f"there is no search space {name!r}; {nearest(Path(name).stem, known)}; or give the path of a YAML file"
+    )
+
+
+def check_space(raw: Any, title: str) -> SearchSpace:
+    """Turn the YAML's plain values into a checked space."""
+    problems = Problems()
+    values = problems.mapping(raw, "", list(SECTIONS)) or {}
+    for key in ("name", "dataset", "backbone", "train", "tuners", "budget"):
+        if key not in values:
+            problems.add(f"{key}: missing; every space needs it")
+    problems.check(title)
+    parts = {
+        "dataset": problems.build(DatasetSpec, values["dataset"], "dataset"),
+        "backbone": problems.build(BackboneConfig, values["backbone"], "backbone"),
+        "budget": problems.build(Budget, values["budget"], "budget"),
+        "baselines": tuple(_baseline(problems, b, f"baselines.{i}") for i, b in enumerate(values.get("baselines", ()))),
+        "template": _template(problems, {"train": values["train"], "tuners": values["tuners"]}),
+    }
+    _check_numbers(problems, parts["budget"])
+    simple = {key: values[key] for key in values if key not in parts and key not in ("train", "tuners")}
+    for key, value in simple.items():
+        annotation = SearchSpace.__annotations__[key]
+        simple[key] = problems.value(annotation, value, key)
+    if "seeds" in simple and not simple["seeds"]:
+        problems.add("seeds: empty; list one seed or more")
+    problems.check(title)
+    return SearchSpace(**{"hypothesis": "", **simple, **parts})
+
+
+def _template(problems: Problems, template: dict[str, Any]) -> dict[str, Any]:
+    """Check train and tuners with every domain at each of its probing values."""
+    try:
+        domains = find_domains(template)
+    except SpaceError as error:
+        problems.add(str(error))
+        return template
+    first = {path: domain.probes()[0] for path, domain in domains.items()}
+    for path, domain in domains.items():
+        for value in domain.probes():
+            _check_filled(problems, fill(template, {**first, path: value}))
+    if not domains:
+        _check_filled(problems, template)
+    return template
+
+
+def _check_filled(problems: Problems, filled: Mapping[str, Any]) -> None:
+    train = problems.build(TrainConfig, filled["train"], "train")
+    if train is not None:
+        _check_train(problems, train)
+    if not isinstance(filled["tuners"], list):
+        problems.add(
+            f"tuners: {filled['tuners']!r} is no list; list one tuner or more, each with method, ops and depths"
+        )
+        return
+    for place, tuner in enumerate(filled["tuners"]):
+        _check_tuner(problems, tuner, f"tuners.{place}")
+
+
+def _baseline(problems: Problems, values: Any, where: str) -> Baseline | None:
+    baseline: Baseline | None = problems.build(Baseline, values, where)
+    if baseline is not None:
+        for place, tuner in enumerate(baseline.tuners):
+            _check_tuner(problems, tuner, f"{where}.tuners.{place}")
+        problems.mapping(baseline.train, f"{where}.train", [f.name for f in fields(TrainConfig)])
+    return baseline
+
+
+def _check_tuner(problems: Problems, tuner: Any, where: str) -> None:
+    if not isinstance(tuner, Mapping) or "method" not in tuner:
+        problems.add(f"{where}: {tuner!r} names no method; allowed: {', '.join(TUNERS)}")
+    elif tuner["method"] not in TUNERS:
+        problems.add(
+            f"{where}.method: unknown tuning method {tuner['method']!r}; {nearest(str(tuner['method']), TUNERS)}"
+        )
+    else:
+        problems.settings(tuner["method"], {k: v for k, v in tuner.items() if k not in TUNER_KEYS}, where)
+        problems.value(tuple[str, ...], tuner.get("ops", []), f"{where}.ops")
+        if problems.value(Depths, tuner.get("depths", "all"), f"{where}.depths") is None:
+            problems.add(f"{where}.depths: use {DEPTH_FORMS}")
+
+
+def _check_train(problems: Problems, train: TrainConfig) -> None:
+    limits = {
+        "lr": train.lr > 0, "epochs": train.epochs >= 1, "batch_size": train.batch_size >= 1,
+        "weight_decay": train.weight_decay >= 0, "warmup_epochs": train.warmup_epochs >= 0,
+        "label_smoothing": 0 <= train.label_smoothing < 1, "drop_path": 0 <= train.drop_path < 1,
+    }  # fmt: skip
+    for key, fine in limits.items():
+        if not fine:
+            problems.add(f"train.{key}: given {getattr(train, key)!r}; outside what makes sense for it")
+
+
+def _check_numbers(problems: Problems, budget: Budget | None) -> None:
+    if budget is not None and (budget.num_trials < 0 or budget.grace_epochs < 1 or budget.reduction_factor < 2):
+        problems.add("budget: num_trials is 0 or more, grace_epochs 1 or more, reduction_factor 2 or more")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpaceError(f"{path} cannot be read as YAML: {error}") from error
+    return copy.deepcopy(raw)
+
+
+def _apply(raw: Any, override: str) -> None:
+    """Set one dotted key of the raw YAML; whether the key makes sense is checked with all the rest."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {override!r} is not of the form key=value, such as train.epochs=2")
+    node, keys = raw, path.split(".")
+    for key in keys[:-1]:
+        node = _step(node, key, override)
+    if isinstance(node, list):
+        _step(node, keys[-1], override)
+        node[int(keys[-1])] = yaml.load(text, Loader=_Yaml)
+    else:
+        node[keys[-1]] = yaml.load(text, Loader=_Yaml)
+
+
+def _step(node: Any, key: str, override: str) -> Any:
+    if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        return node[int(key)]
+    if isinstance(node, dict) and not is_domain(node):
+        return node.setdefault(key, {})
+    inside = f"list items 0 to {len(node) - 1}" if isinstance(node, list) else "nothing inside it"
+    raise SpaceError(f"override {override!r}: no {key!r} there; it has {inside}")

@@ -1,0 +1,151 @@
+"""A search space: one data set, one backbone, and what to try on it."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from search_spaces.domains import Domain, fill, find_domains
+from utuning.configs import BackboneConfig, Precision, Recipe, TrainConfig, TrialConfig, TunerConfig
+
+Source = Literal["drawn", "folder", "lists", "parquet"]
+TUNER_KEYS = ("method", "ops", "depths")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """Where the images come from.
+
+    `drawn` is the embedded data set; `folder` a folder of class folders; `lists` list files of relative paths and class ids
+    below `path`; `parquet` a folder that `utuning prepare` wrote.
+    """
+
+    name: str
+    source: Source
+    path: str | None = None
+    lists: Mapping[str, str] | None = None
+    classes: str | None = None
+    seed: int = 0
+    val_fraction: float = 0.1
+    test_fraction: float | None = None
+    skip_corrupt: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much is tried, and how trials are suggested and stopped. `num_trials` does not count the baselines."""
+
+    num_trials: int
+    searcher: Literal["random", "optuna"] = "random"
+    scheduler: Literal["none", "asha"] = "none"
+    grace_epochs: int = 1
+    reduction_factor: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A fixed trial to compare with; `train` overrides the space's training values."""
+
+    tuners: tuple[Mapping[str, Any], ...] = ()
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known only once data and backbone are there."""
+
+    data_fingerprint: str
+    num_classes: int
+    backbone_fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """A checked space. `template` holds `train` and `tuners` as written, domains included."""
+
+    name: str
+    hypothesis: str
+    dataset: DatasetSpec
+    backbone: BackboneConfig
+    template: Mapping[str, Any]
+    budget: Budget
+    baselines: tuple[Baseline, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    metric: Literal["val/accuracy", "val/loss"] = "val/accuracy"
+    protocol: str = "train on train, select on val, test once"
+    recipe: Recipe = "vpt"
+    precision: Precision = "auto"
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """Everything that is searched, by dotted path."""
+        return find_domains(self.template)
+
+    @property
+    def maximise(self) -> bool:
+        """Whether a larger metric is better."""
+        return self.metric == "val/accuracy"
+
+    @property
+    def model_name(self) -> str:
+        """The registered model of this space's data set."""
+        return f"utuning-{self.dataset.name}"
+
+    def sample(self, rng: random.Random) -> dict[str, Any]:
+        """Draw one value for every domain."""
+        return {path: domain.sample(rng) for path, domain in self.domains.items()}
+
+    def trial(self, values: Mapping[str, Any], seed: int, facts: Facts) -> TrialConfig:
+        """Make the trial of one choice of values."""
+        filled = fill(self.template, values)
+        return self._trial(filled["tuners"], filled["train"], seed, facts)
+
+    def baseline_trials(self, facts: Facts) -> list[TrialConfig]:
+        """The fixed trials, one for each seed."""
+        first = fill(self.template["train"], {p.removeprefix("train."): d.probes()[0] for p, d in self.domains.items()})
+        return [
+            self._trial(list(baseline.tuners), {**first, **baseline.train}, seed, facts)
+            for baseline in self.baselines
+            for seed in self.seeds
+        ]
+
+    def random_trials(self, facts: Facts) -> list[TrialConfig]:
+        """As many different random configurations as the budget says, one trial for each seed; fewer if no more exist."""
+        rng = random.Random(self.budget.seed)
+        chosen: dict[str, list[TrialConfig]] = {}
+        for _ in range(self.budget.num_trials * 50):
+            if len(chosen) == self.budget.num_trials:
+                break
+            trials = self.seeded(self.sample(rng), facts)
+            chosen.setdefault(trials[0].config_id, trials)
+        return [trial for trials in chosen.values() for trial in trials]
+
+    def seeded(self, values: Mapping[str, Any], facts: Facts) -> list[TrialConfig]:
+        """One configuration, once for each seed."""
+        return [self.trial(values, seed, facts) for seed in self.seeds]
+
+    def _trial(self, tuners: list[Any], train: Mapping[str, Any], seed: int, facts: Facts) -> TrialConfig:
+        return TrialConfig(
+            dataset=self.dataset.name,
+            data_fingerprint=facts.data_fingerprint,
+            num_classes=facts.num_classes,
+            backbone=self.backbone.name,
+            backbone_fingerprint=facts.backbone_fingerprint,
+            protocol=self.protocol,
+            recipe=self.recipe,
+            precision=self.precision,
+            train=TrainConfig(**{**train, "seed": seed}),
+            tuners=tuple(tuner_config(tuner) for tuner in tuners),
+        )
+
+
+def tuner_config(values: Mapping[str, Any]) -> TunerConfig:
+    """Read a tuner as a space writes it: placement and settings side by side."""
+    depths = values.get("depths", "all")
+    return TunerConfig(
+        method=values["method"],
+        ops=tuple(values.get("ops", ())),
+        depths=depths if isinstance(depths, str) else tuple(depths),
+        settings={key: value for key, value in values.items() if key not in TUNER_KEYS},
+    )
