@@ -1,0 +1,1 @@
+"""The flow: search, trial, tracking, leaderboard, pull and the command line."""

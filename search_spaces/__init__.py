@@ -1,0 +1,1 @@
+"""What to try: one YAML per data set, and the loader that checks it."""

@@ -1,0 +1,83 @@
+"""From a space's dataset section to prepared Parquet shards, once for each content."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from pipelines.workspace import Workspace
+from search_spaces.space import DatasetSpec
+from utuning.configs import digest
+from utuning.data.examples import ImageRef
+from utuning.data.prepare import prepare
+from utuning.data.readers import folder_examples, list_examples
+from utuning.data.shards import DatasetInfo, open_dataset
+from utuning.errors import DataError
+
+Progress = Callable[[int], None]
+
+
+def prepared(spec: DatasetSpec, workspace: Workspace, progress: Progress | None = None) -> DatasetInfo:
+    """Open the data set of a space, preparing it first where that has not been done for these very files.
+
+    Raises:
+        DataError: data that is missing, damaged or inconsistent.
+    """
+    if spec.source == "parquet":
+        return open_dataset(_path(spec))
+    if spec.source == "drawn":
+        return _drawn(spec, workspace, progress)
+    refs = folder_examples(_path(spec)) if spec.source == "folder" else _listed(spec)
+    to = workspace.data(f"{spec.name}-{_state(spec, refs)}")
+    if to.exists():
+        return open_dataset(to)
+    return prepare(
+        refs,
+        to,
+        name=spec.name,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        seed=spec.seed,
+        skip_corrupt=spec.skip_corrupt,
+        progress=progress,
+    )
+
+
+def _drawn(spec: DatasetSpec, workspace: Workspace, progress: Progress | None) -> DatasetInfo:
+    from utuning.demo.dataset import demo_examples
+
+    to = workspace.data(f"{spec.name}-seed{spec.seed}")
+    return open_dataset(to) if to.exists() else prepare(demo_examples(spec.seed), to, name=spec.name, progress=progress)
+
+
+def _listed(spec: DatasetSpec) -> list[ImageRef]:
+    if not spec.lists:
+        raise DataError(
+            "dataset.lists is missing; name a list file for each split, such as {train: train.txt, test: test.txt}"
+        )
+    root = _path(spec)
+    lists = {split: _beside(root, file) for split, file in spec.lists.items()}
+    return list_examples(root, lists, classes=_beside(root, spec.classes) if spec.classes else None)
+
+
+def _path(spec: DatasetSpec) -> Path:
+    if spec.path is None:
+        raise DataError(f"dataset.path is missing; a {spec.source} data set needs it: add dataset.path=FOLDER")
+    return Path(spec.path).expanduser()
+
+
+def _beside(root: Path, file: str) -> Path:
+    return root / Path(file).expanduser()
+
+
+def _state(spec: DatasetSpec, refs: list[ImageRef]) -> str:
+    """Change with the files: a new, removed or edited image makes another prepared folder."""
+    facts = sorted((ref.split, ref.label, str(ref.file), _changed(ref.file)) for ref in refs)
+    return digest({"spec": asdict(spec), "files": facts})
+
+
+def _changed(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)

@@ -1,0 +1,49 @@
+"""The test split, read once: after selection is over, for the search's best configuration and the baselines."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from pipelines.job import Shared
+from pipelines.tracking import RunRecord, Tracker
+from utuning.bundle import Bundle, read_bundle
+from utuning.cohort import Cohort, Score
+from utuning.data.loader import Loader
+
+BATCH_SIZE = 64
+
+
+def measure_test(
+    tracker: Tracker, runs: Sequence[RunRecord], shared: Shared, test: pa.Table, *, cpus: int, gpus: int
+) -> dict[str, Score]:
+    """Score the bundles of these runs on test, log it, and give the scores by run id."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(score_bundles)
+        scores: list[Score] = ray.get(task.remote(bundles, shared, ray.put(test)))
+    for run, score in zip(runs, scores, strict=True):
+        metrics = {"test/accuracy": score.accuracy, "test/loss": score.loss, "test/count": score.count}
+        tracker.log_test(run.run_id, metrics)
+    return {run.run_id: score for run, score in zip(runs, scores, strict=True)}
+
+
+def score_bundles(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[Score]:
+    """Score bundles on a table of images; those that leave the backbone frozen run together, as one cohort."""
+    import torch
+
+    from utuning.predict import best_device
+
+    torch.set_num_threads(shared.cpus_per_worker)
+    backbone = shared.load_backbone().to(best_device())
+    members = [bundle.member(backbone) for bundle in bundles]
+    frozen = [k for k, member in enumerate(members) if member.trunk is None]
+    groups = [frozen] * bool(frozen) + [[k] for k in range(len(members)) if k not in frozen]
+    loader = Loader(table, backbone.preprocessing, global_batch_size=BATCH_SIZE, train=False)
+    scores: dict[int, Score] = {}
+    for group in groups:
+        found = Cohort(backbone, [members[k] for k in group]).evaluate(loader.epoch(0))
+        scores |= dict(zip(group, found, strict=True))
+    return [scores[k] for k in range(len(bundles))]

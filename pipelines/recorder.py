@@ -1,0 +1,81 @@
+"""Ties Tune to the tracking store and the board, in the driver alone: workers never talk to MLflow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+from ray.train import Checkpoint
+from ray.tune import Callback
+
+from pipelines.board import Board
+from pipelines.job import BUNDLE
+from pipelines.tracking import Outcome, Tracker
+from utuning.configs import TrialConfig
+
+CHECKPOINT_PATH = "checkpoint_path"
+REPORTED = ("epoch", "train/loss", "val/loss", "val/accuracy", "train_time_s", "images_per_s", "input_wait_share")
+FACTS = ("trainable_params", "tuner_params", "head_params", "peak_memory_bytes", "bundle_bytes")
+
+
+@dataclass
+class Recorder(Callback):  # type: ignore[misc]
+    """One MLflow run for each trial, from its start to its end, whatever the end."""
+
+    tracker: Tracker
+    parent_run_id: str
+    tags: Mapping[str, str]
+    board: Board
+    storage: str
+    run_ids: dict[str, str] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks for its own restore, which this project does not use."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open the trial's run."""
+        config = TrialConfig.from_dict(trial.config["trial"])
+        self.run_ids[trial.trial_id] = self.tracker.start_trial(self.parent_run_id, config, self.tags)
+        self.board.start(trial.trial_id, config.name, config.train.epochs)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Log an epoch."""
+        epoch = int(result["epoch"])
+        metrics = {key: result[key] for key in REPORTED if key in result}
+        self.tracker.log_epoch(self.run_ids[trial.trial_id], epoch, metrics)
+        self.board.epoch(trial.trial_id, epoch, result.get("val/accuracy"))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run of a trial that ran to its end or was stopped early by the scheduler."""
+        result = trial.last_result or {}
+        whole = result.get("epoch") == trial.config["trial"]["train"]["epochs"]
+        self._finish(trial, "completed" if whole else "stopped", result, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Close the run of a trial that failed."""
+        error = Path(trial.error_file).read_text() if trial.error_file else "unknown"
+        self._finish(trial, "failed", trial.last_result or {}, error)
+
+    def _finish(self, trial: Any, outcome: Outcome, result: Mapping[str, Any], error: str | None) -> None:
+        run_id = self.run_ids[trial.trial_id]
+        facts = {key: float(result[key]) for key in FACTS if key in result}
+        status = "FAILED" if outcome == "failed" else "FINISHED"
+        if CHECKPOINT_PATH in result:
+            with open_checkpoint(result[CHECKPOINT_PATH], self.storage) as folder:
+                bundle = Path(folder) / BUNDLE
+                self.tracker.finish_trial(
+                    run_id, status=status, outcome=outcome, metrics=facts, bundle=bundle, error=error
+                )
+        else:
+            self.tracker.finish_trial(run_id, status=status, outcome=outcome, metrics=facts, error=error)
+        self.board.end(trial.trial_id, outcome)
+
+
+def open_checkpoint(path: str, storage: str) -> Any:
+    """A context that gives a checkpoint's local folder, downloading it where the storage is remote."""
+    filesystem = fs.FileSystem.from_uri(storage)[0] if "://" in storage else fs.LocalFileSystem()
+    return Checkpoint(path, filesystem).as_directory()

@@ -1,0 +1,71 @@
+"""A session on a Ray cluster: started here, or joined where one runs already."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.profile import Profile
+from utuning.errors import ClusterError
+
+ENVIRONMENT = {
+    # Ray Train looks for reports at this interval; its default of 2 s would be paid at every epoch.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+DRIVER_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+PACKAGES = ("utuning", "search_spaces", "cluster", "pipelines")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has."""
+
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def ray_session(profile: Profile) -> Iterator[Resources]:
+    """Start or join a cluster, and leave it at the end.
+
+    Raises:
+        ClusterError: the address does not answer.
+    """
+    for key, value in DRIVER_ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    try:
+        ray.init(**_arguments(profile))
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ClusterError(
+            f"no Ray cluster answers at {profile.address or 'this machine'}: {first}; start one with `ray start --head`, "
+            "or leave --cluster out to run here"
+        ) from error
+    try:
+        have = ray.cluster_resources()
+        yield Resources(have.get("CPU", 0.0), have.get("GPU", 0.0))
+    finally:
+        ray.shutdown()
+
+
+def _arguments(profile: Profile) -> dict[str, Any]:
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": False}
+    if profile.address is None:
+        # The dashboard's State API is what lets Ray free the workers of a trial that was stopped.
+        local = {"num_cpus": os.cpu_count(), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        return {**common, **local, "runtime_env": {"env_vars": ENVIRONMENT}}
+    root = Path(__file__).parent.parent
+    modules = [str(root / name) for name in PACKAGES]
+    return {**common, "address": profile.address, "runtime_env": {"env_vars": ENVIRONMENT, "py_modules": modules}}

@@ -1,0 +1,29 @@
+"""Where a user's runs lie: one folder that holds data, searches, the tracking store and its artifacts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of all that commands write; `runs` in the current folder by default."""
+
+    root: Path
+
+    @property
+    def tracking_uri(self) -> str:
+        """The embedded tracking store: sqlite."""
+        return f"sqlite:///{self.root.absolute() / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the embedded tracking store keeps bundles."""
+        return self.root.absolute() / "artifacts"
+
+    def data(self, name: str) -> Path:
+        """The folder of a prepared data set."""
+        return self.root.absolute() / "data" / name
+
+    def search(self, search_id: str) -> Path:
+        """The folder of one search: checkpoints and Ray's own state."""
+        return self.root.absolute() / "searches" / search_id
