@@ -42,7 +42,8 @@ class Profile:
         if fits < 1:
             raise ClusterError(
                 f"profile {self.name!r} wants {self.num_workers} workers of {self.cpus_per_worker} CPUs and "
-                f"{gpus // self.num_workers} GPUs a trial; the cluster has {cluster_cpus:g} CPUs and {cluster_gpus:g} GPUs; "
+                f"{gpus // self.num_workers} GPUs a trial; "
+                f"the cluster has {cluster_cpus:g} CPUs and {cluster_gpus:g} GPUs; "
                 "lower num_workers or cpus_per_worker"
             )
         return min(fits, self.max_concurrent_trials or fits)

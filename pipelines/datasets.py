@@ -1,8 +1,9 @@
 """From a space's dataset section to prepared Parquet shards, once for each content."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
@@ -40,6 +41,21 @@ def prepared(spec: DatasetSpec, workspace: Workspace, progress: Progress | None 
         skip_corrupt=spec.skip_corrupt,
         progress=progress,
     )
+
+
+def prepare_folder(
+    source: Path,
+    to: Path,
+    *,
+    name: str,
+    lists: Mapping[str, Path],
+    classes: Path | None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> DatasetInfo:
+    """Prepare a folder of class folders, or of list files where some are given; `options` are those of `prepare`."""
+    refs = list_examples(source, lists, classes=classes) if lists else folder_examples(source)
+    return prepare(refs, to, name=name, progress=progress, **options)
 
 
 def _drawn(spec: DatasetSpec, workspace: Workspace, progress: Progress | None) -> DatasetInfo:

@@ -77,10 +77,10 @@ class TrialJob:
 
     def run(self) -> None:
         """Train epoch by epoch from the last checkpoint, reporting each."""
-        epoch, metrics = self._restore()
-        if epoch == self.trial.train.epochs:
-            self._report(epoch, metrics)
-        for epoch in range(epoch, self.trial.train.epochs):
+        done, metrics = self._restore()
+        if done == self.trial.train.epochs:
+            self._report(done, metrics)
+        for epoch in range(done, self.trial.train.epochs):
             self._report(epoch + 1, self._epoch(epoch))
 
     def _epoch(self, epoch: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from ray.tune import Callback
 
 from pipelines.board import Board
 from pipelines.job import BUNDLE
-from pipelines.tracking import Outcome, Tracker
+from pipelines.tracking import Outcome, Status, Tracker
 from utuning.configs import TrialConfig
 
 CHECKPOINT_PATH = "checkpoint_path"
@@ -63,7 +63,7 @@ class Recorder(Callback):  # type: ignore[misc]
     def _finish(self, trial: Any, outcome: Outcome, result: Mapping[str, Any], error: str | None) -> None:
         run_id = self.run_ids[trial.trial_id]
         facts = {key: float(result[key]) for key in FACTS if key in result}
-        status = "FAILED" if outcome == "failed" else "FINISHED"
+        status: Status = "FAILED" if outcome == "failed" else "FINISHED"
         if CHECKPOINT_PATH in result:
             with open_checkpoint(result[CHECKPOINT_PATH], self.storage) as folder:
                 bundle = Path(folder) / BUNDLE

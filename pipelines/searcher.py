@@ -12,11 +12,11 @@ from utuning.configs import TrialConfig
 ASKS_PER_CONFIGURATION = 50
 
 
-class SpaceSearcher(Searcher):
+class SpaceSearcher(Searcher):  # type: ignore[misc]
     """Suggests the trials of a space to Tune.
 
-    Trials that are done (of a search that goes on after it was cut off) are not suggested again, but an adaptive searcher
-    learns from them.
+    Trials that are done (of a search that goes on after it was cut off) are not suggested again, but an adaptive
+    searcher learns from them.
 
     Args:
         space: what to search.

@@ -50,8 +50,8 @@ def ray_session(profile: Profile) -> Iterator[Resources]:
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ClusterError(
-            f"no Ray cluster answers at {profile.address or 'this machine'}: {first}; start one with `ray start --head`, "
-            "or leave --cluster out to run here"
+            f"no Ray cluster answers at {profile.address or 'this machine'}: {first}; "
+            "start one with `ray start --head`, or leave --cluster out to run here"
         ) from error
     try:
         have = ray.cluster_resources()

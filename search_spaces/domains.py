@@ -1,4 +1,4 @@
-"""What a search may vary: four kinds of domains, written in YAML as `{choice: […]}`, `{loguniform: [low, high]}` and so on."""
+"""What a search may vary: four kinds of domains, in YAML `{choice: […]}`, `{loguniform: [low, high]}` and so on."""
 
 import math
 import random

@@ -64,14 +64,15 @@ def check_space(raw: Any, title: str) -> SearchSpace:
         if key not in values:
             problems.add(f"{key}: missing; every space needs it")
     problems.check(title)
-    parts = {
+    budget = problems.build(Budget, values["budget"], "budget")
+    _check_numbers(problems, budget)
+    parts: dict[str, Any] = {
         "dataset": problems.build(DatasetSpec, values["dataset"], "dataset"),
         "backbone": problems.build(BackboneConfig, values["backbone"], "backbone"),
-        "budget": problems.build(Budget, values["budget"], "budget"),
+        "budget": budget,
         "baselines": tuple(_baseline(problems, b, f"baselines.{i}") for i, b in enumerate(values.get("baselines", ()))),
         "template": _template(problems, {"train": values["train"], "tuners": values["tuners"]}),
     }
-    _check_numbers(problems, parts["budget"])
     simple = {key: values[key] for key in values if key not in parts and key not in ("train", "tuners")}
     for key, value in simple.items():
         annotation = SearchSpace.__annotations__[key]

@@ -16,8 +16,8 @@ TUNER_KEYS = ("method", "ops", "depths")
 class DatasetSpec:
     """Where the images come from.
 
-    `drawn` is the embedded data set; `folder` a folder of class folders; `lists` list files of relative paths and class ids
-    below `path`; `parquet` a folder that `utuning prepare` wrote.
+    `drawn` is the embedded data set; `folder` a folder of class folders; `lists` list files of relative paths and
+    class ids below `path`; `parquet` a folder that `utuning prepare` wrote.
     """
 
     name: str
@@ -111,7 +111,7 @@ class SearchSpace:
         ]
 
     def random_trials(self, facts: Facts) -> list[TrialConfig]:
-        """As many different random configurations as the budget says, one trial for each seed; fewer if no more exist."""
+        """As many different random configurations as the budget says (or exist), one trial for each seed."""
         rng = random.Random(self.budget.seed)
         chosen: dict[str, list[TrialConfig]] = {}
         for _ in range(self.budget.num_trials * 50):

@@ -111,11 +111,12 @@ def _create(config: BackboneConfig, *, read_weights: bool) -> nn.Module:
         if config.weights != "timm":
             options["pretrained_cfg_overlay"] = {"file": str(weights_path(config.weights))}
     try:
-        return timm.create_model(config.name, **options)
+        model: nn.Module = timm.create_model(config.name, **options)
     except (RuntimeError, TypeError, ValueError, OSError, KeyError) as error:
         raise BackboneError(
             f"backbone {config.name!r} with weights {config.weights!r} does not load: {error}"
         ) from error
+    return model
 
 
 def _close_models(name: str) -> str:

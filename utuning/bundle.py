@@ -1,7 +1,7 @@
 """The bundle: what deploys. Tuner and head, nothing of a frozen backbone, no pickle.
 
-A folder with `tuner.safetensors`, `manifest.json` and a model card. The manifest carries the sha256 of every other file and of
-itself, the backbone's fingerprint, the preprocessing and the labels; reading checks all of it.
+A folder with `tuner.safetensors`, `manifest.json` and a model card. The manifest carries the sha256 of every other file
+and of itself, the backbone's fingerprint, the preprocessing and the labels; reading checks all of it.
 """
 
 import hashlib
@@ -64,8 +64,9 @@ class Bundle:
         wanted = self.manifest.trial.backbone_fingerprint
         if backbone.fingerprint != wanted:
             raise BundleError(
-                f"{self.path} was trained on backbone {self.manifest.trial.backbone} with fingerprint {wanted[:16]}…, but this "
-                f"backbone is {backbone.config.name} with {backbone.fingerprint[:16]}…; give the weights it was trained on"
+                f"{self.path} was trained on backbone {self.manifest.trial.backbone} with fingerprint {wanted[:16]}…, "
+                f"but this backbone is {backbone.config.name} with {backbone.fingerprint[:16]}…; "
+                "give the weights that it was trained on"
             )
         trial = self.manifest.trial
         member = Member(backbone, num_classes=len(self.manifest.class_names), config=trial.train, tuners=trial.tuners)

@@ -22,7 +22,8 @@ tags: [parameter-efficient-tuning, {trial.method}]
 A {trial.method} tuner and a head of {len(class_names)} classes for the frozen backbone `{backbone.name}` (fingerprint
 `{trial.backbone_fingerprint}`). No backbone weights are in here unless the method trained them.
 
-Protocol: {trial.protocol}; seed {trial.train.seed}; data fingerprint `{trial.data_fingerprint}`; trial `{trial.trial_id}`.
+Protocol: {trial.protocol}; seed {trial.train.seed}; data fingerprint `{trial.data_fingerprint}`;
+trial `{trial.trial_id}`.
 
 | metric | value |
 |---|---|

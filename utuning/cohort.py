@@ -83,7 +83,7 @@ class Cohort:
                 for member, logits in zip(self.members, self._logits(batch), strict=True)
             ]
         )
-        losses_K.sum().backward()
+        torch.autograd.backward(losses_K.sum())
         mean_K = self._reduce_gradients(losses_K.detach(), batch.weight.sum())
         for member in self.members:
             member.update()
@@ -149,7 +149,7 @@ class Cohort:
         bucket = torch.cat([*(gradient.flatten() for gradient in gradients), losses_K, count.view(1)])
         self._reduce(bucket)
         bucket /= bucket[-1].clone().clamp(min=1)
-        parts = bucket.split([*(gradient.numel() for gradient in gradients), len(losses_K), 1])
+        parts = torch.split(bucket, [*(gradient.numel() for gradient in gradients), len(losses_K), 1])
         for gradient, mean in zip(gradients, parts, strict=False):
             gradient.copy_(mean.view_as(gradient))
         return parts[-2].clone()

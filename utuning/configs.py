@@ -1,6 +1,6 @@
 """What a trial is, as plain values: no torch, no files, so that a CLI and a scheduler can hold them.
 
-A `TrialConfig` is an identity: two equal ones are the same trial, wherever its files lie. `trial_id` hashes it, and that id
+A `TrialConfig` is an identity: two equal ones are the same trial, wherever its files lie. `trial_id` hashes it; that id
 is the Tune trial's name, the MLflow tag and the manifest's field.
 """
 
@@ -45,7 +45,7 @@ class TunerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a member trains. `batch_size` is global: over all workers. `drop_path` applies from the first tuned depth on."""
+    """How a member trains. `batch_size` is global, over all workers; `drop_path` starts at the first tuned depth."""
 
     lr: float
     epochs: int

@@ -1,7 +1,7 @@
 """A member of a cohort: one trial's tuners, head, optimiser and schedule. Nothing of it is shared."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -10,6 +10,7 @@ from utuning.architectures import OpSite, Trunk
 from utuning.backbone import Backbone
 from utuning.configs import TrainConfig, TunerConfig
 from utuning.errors import PlacementError
+from utuning.linear import empty_linear
 from utuning.placement import resolve
 from utuning.schedule import lr_fraction
 from utuning.tuners import build_tuner, tuner_row
@@ -47,6 +48,7 @@ class Member:
         self.first_depth: int | None = None
         self.trunk: Trunk | None = None
         self._keep: dict[tuple[str, int], Tensor] = {}
+        self._by_site: dict[tuple[str, int], nn.Module] = {}
         generator = Generator().manual_seed(config.seed)
         self.parts = nn.ModuleDict({"tuners": nn.ModuleDict()})
         for tuner in tuners:
@@ -68,13 +70,7 @@ class Member:
 
     def tuner_at(self, site: OpSite) -> nn.Module | None:
         """The tuner that stands beside this op, if any."""
-        tuners = self.parts["tuners"]
-        assert isinstance(tuners, nn.ModuleDict)
-        if site.kind not in tuners:
-            return None
-        depths = tuners[site.kind]
-        assert isinstance(depths, nn.ModuleDict)
-        return depths[str(site.depth)] if str(site.depth) in depths else None
+        return self._by_site.get((site.kind, site.depth))
 
     def keep_rows(self, site: OpSite) -> Tensor | None:
         """Drop-path's multiplier for this op's branch in the step that is under way, shape (B, 1, 1)."""
@@ -145,20 +141,24 @@ class Member:
             self.first_depth = 0
             return
         trunk = backbone.trunk
-        placed = self.parts["tuners"]
-        assert isinstance(placed, nn.ModuleDict)
         for kind, depth in resolve(tuner.ops, tuner.depths, trunk.op_kinds, len(trunk.blocks)):
-            depths = placed[kind] if kind in placed else nn.ModuleDict()
-            assert isinstance(depths, nn.ModuleDict)
-            if str(depth) in depths:
+            if (kind, depth) in self._by_site:
                 raise PlacementError(f"two tuners stand on {kind} at depth {depth}; give each op site one tuner")
-            depths[str(depth)] = build_tuner(tuner.method, trunk.site(kind, depth), tuner.settings, generator)
-            placed[kind] = depths
+            built = build_tuner(tuner.method, trunk.site(kind, depth), tuner.settings, generator)
+            self._by_site[kind, depth] = built
+            self._own(kind, depth, built)
             self.first_depth = depth if self.first_depth is None else min(depth, self.first_depth)
+
+    def _own(self, kind: str, depth: int, tuner: nn.Module) -> None:
+        """Register a tuner under its stable name, `tuners.KIND.DEPTH`."""
+        placed = cast(nn.ModuleDict, self.parts["tuners"])
+        if kind not in placed:
+            placed[kind] = nn.ModuleDict()
+        cast(nn.ModuleDict, placed[kind])[str(depth)] = tuner
 
 
 def _head(num_features: int, num_classes: int, generator: Generator) -> nn.Linear:
-    head = nn.utils.skip_init(nn.Linear, num_features, num_classes)
+    head = empty_linear(num_features, num_classes)
     nn.init.trunc_normal_(head.weight, std=HEAD_STD, generator=generator)
     nn.init.zeros_(head.bias)
     return head

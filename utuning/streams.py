@@ -1,9 +1,9 @@
 """Copy-on-write streams: many members' rows through one frozen trunk.
 
-Rows start shared by all members. A member's rows split off at its first tuned op; until then the frozen ops run once, without
-autograd, for everybody. Afterwards the rows of all members that have split run together, one call an op: an op is frozen and
-row-wise, so running it on K members' rows together equals running it K times. Equations: spec of U-Tuning,
-arXiv 2303.00690 fig. 4a; x_mid = x + OP(x) + U(x) at every op, y = x_out + U_block(x) after the block.
+Rows start shared by all members. A member's rows split off at its first tuned op; until then the frozen ops run once,
+without autograd, for everybody. Afterwards the rows of all members that have split run together, one call an op: an op
+is frozen and row-wise, so running it on K members' rows together equals running it K times.
+Equations (U-Tuning, arXiv 2303.00690, fig. 4a): x' = x + OP(x) + U(x) at an op, y = x_out + U(x) after a block.
 
 Shape legend: B images of a batch, K members that have split, N tokens, D width, F features.
 """

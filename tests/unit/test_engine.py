@@ -1,5 +1,7 @@
 """What members and the engine promise, beside the law."""
 
+from itertools import pairwise
+
 import pytest
 import timm
 import torch
@@ -36,7 +38,9 @@ def features(backbone: Backbone, who: Member) -> torch.Tensor:
 @pytest.mark.parametrize("name", MIXES)
 def test_zero_up_is_the_backbone_to_the_bit(backbone: Backbone, name: str) -> None:
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(features(backbone, member(backbone, name)), backbone.trunk.model(images), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        features(backbone, member(backbone, name)), backbone.trunk.model(images), rtol=0, atol=1e-6
+    )
 
 
 def test_xavier_is_not_the_identity(backbone: Backbone) -> None:
@@ -128,19 +132,29 @@ def test_tuner_names_are_stable(backbone: Backbone) -> None:
         ((TunerConfig(method="p_adaptor", ops=("attn",)),), ConfigError, "did you mean 'p_adapter'"),
     ],
 )
-def test_bad_tuners_are_named(backbone: Backbone, tuners: tuple[TunerConfig, ...], error: type[Exception], says: str) -> None:
+def test_bad_tuners_are_named(
+    backbone: Backbone, tuners: tuple[TunerConfig, ...], error: type[Exception], says: str
+) -> None:
     with pytest.raises(error, match=says.replace("(", r"\(")):
         Member(backbone, num_classes=5, config=train(), tuners=tuners)
 
 
 def test_op_sites_compose_to_the_model_for_pretrained_layouts() -> None:
     """Class token, registers, LayerScale and average pooling: the trunk's walk is timm's own forward."""
-    for name in ("vit_tiny_patch16_224", "deit3_small_patch16_224", "vit_base_patch16_clip_224", "vit_small_patch14_reg4_dinov2"):
+    for name in (
+        "vit_tiny_patch16_224",
+        "deit3_small_patch16_224",
+        "vit_base_patch16_clip_224",
+        "vit_small_patch14_reg4_dinov2",
+    ):
         backbone = Backbone.load(name, weights="none", img_size=28 if "14" in name else 32)
         images = torch.rand(1, 3, *[backbone.preprocessing.img_size] * 2)
         who = Member(backbone, num_classes=2, config=train(), tuners=(adapter("attn", "mlp", "block"),))
         torch.testing.assert_close(
-            run_streams(backbone.trunk, [who], images, trunk_trains=False)[0], backbone.trunk.model(images), rtol=0, atol=1e-5
+            run_streams(backbone.trunk, [who], images, trunk_trains=False)[0],
+            backbone.trunk.model(images),
+            rtol=0,
+            atol=1e-5,
         )
 
 
@@ -154,5 +168,5 @@ def test_the_schedule_warms_up_and_falls() -> None:
     rates = [lr_fraction(step, 20, 5) for step in range(20)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[4] == rates[5] == pytest.approx(1.0)
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[5:]))
     assert 0 < rates[-1] < 0.02

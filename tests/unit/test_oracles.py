@@ -44,7 +44,9 @@ def vit_b16() -> Backbone:
         ((adapter("mlp", scale="none", bottleneck_dim=64),), 1_189_632, 1_266_532),
     ],
 )
-def test_counts_equal_the_oracles(vit_b16: Backbone, tuners: tuple[TunerConfig, ...], count: int, with_head: int) -> None:
+def test_counts_equal_the_oracles(
+    vit_b16: Backbone, tuners: tuple[TunerConfig, ...], count: int, with_head: int
+) -> None:
     member = Member(vit_b16, num_classes=100, config=train(), tuners=tuners)
     assert member.num_parameters()["tuners"] == count
     assert sum(p.numel() for p in member.parameters()) == with_head

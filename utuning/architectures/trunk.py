@@ -25,7 +25,7 @@ class OpSite:
 
 @dataclass(frozen=True)
 class BlockSite:
-    """One residual block: its operations in the order in which they add to the stream, and the block as a site of its own."""
+    """One residual block: its operations in the order in which they add to the stream, and itself as a site."""
 
     ops: tuple[OpSite, ...]
     whole: OpSite

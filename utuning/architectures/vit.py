@@ -14,11 +14,13 @@ def _matches(model: nn.Module) -> bool:
 
 
 def _attn(block: Block, x_BND: Tensor) -> Tensor:
-    return block.drop_path1(block.ls1(block.attn(block.norm1(x_BND))))
+    added: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x_BND))))
+    return added
 
 
 def _mlp(block: Block, x_BND: Tensor) -> Tensor:
-    return block.drop_path2(block.ls2(block.mlp(block.norm2(x_BND))))
+    added: Tensor = block.drop_path2(block.ls2(block.mlp(block.norm2(x_BND))))
+    return added
 
 
 def _block_site(model: VisionTransformer, depth: int) -> BlockSite:
@@ -37,13 +39,14 @@ def _blocks(model: nn.Module) -> Sequence[BlockSite]:
 
 def _stem(model: nn.Module, images_B3HW: Tensor) -> Tensor:
     assert isinstance(model, VisionTransformer)
-    x_BND = model.patch_embed(images_B3HW)
-    return model.norm_pre(model.patch_drop(model._pos_embed(x_BND)))
+    x_BND: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images_B3HW))))
+    return x_BND
 
 
 def _features(model: nn.Module, x_BND: Tensor) -> Tensor:
     assert isinstance(model, VisionTransformer)
-    return model.forward_head(model.norm(x_BND), pre_logits=True)
+    features_BF: Tensor = model.forward_head(model.norm(x_BND), pre_logits=True)
+    return features_BF
 
 
 VIT = Architecture(name="vit", matches=_matches, stem=_stem, blocks=_blocks, features=_features)

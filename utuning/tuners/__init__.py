@@ -1,8 +1,8 @@
 """The tuners: one file and one row of `TUNERS` each.
 
-A row names a class; the class's keyword arguments, with their types and defaults, are the settings that a space may give
-or search. `site` tuners stand beside an op: x' = OP(x) + U(x) (U-Tuning, arXiv 2303.00690). A row without a class trains
-the backbone itself.
+A row names a class; the class's keyword arguments, with their types and defaults, are the settings that a space may
+give or search. Such a tuner stands beside an op: x' = OP(x) + U(x) (U-Tuning, arXiv 2303.00690). A row without a class
+trains the backbone itself.
 """
 
 import inspect
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from utuning.architectures import OpSite
 from utuning.errors import ConfigError, nearest
@@ -91,6 +91,3 @@ def build_tuner(method: str, site: OpSite, settings: Mapping[str, Any], generato
 def _load(row: TunerRow) -> BuildsTuner:
     module, _, name = row.target.partition(":")
     return cast(BuildsTuner, getattr(import_module(module), name))
-
-
-__all__ = ["TUNERS", "Tensor", "TunerRow", "build_tuner", "settings_of", "table", "tuner_row"]

@@ -6,6 +6,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import gelu
 
 from utuning.architectures import OpSite
+from utuning.linear import empty_linear
 from utuning.settings import AtLeast
 from utuning.tuners.scale import ScaleName, build_scale
 
@@ -37,8 +38,8 @@ class PAdapter(nn.Module):
         generator: Generator,
     ) -> None:
         super().__init__()
-        self.down = nn.utils.skip_init(nn.Linear, site.width, bottleneck_dim)
-        self.up = nn.utils.skip_init(nn.Linear, bottleneck_dim, site.width)
+        self.down = empty_linear(site.width, bottleneck_dim)
+        self.up = empty_linear(bottleneck_dim, site.width)
         self.scale = build_scale(scale, site.width, generator)
         for linear in (self.down, self.up):
             nn.init.xavier_uniform_(linear.weight, generator=generator)

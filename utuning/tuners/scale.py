@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
+from utuning.linear import empty_linear
+
 ScaleName = Literal["none", "scalar", "channel", "gate"]
 SCALE_NAMES: tuple[str, ...] = get_args(ScaleName)
 
@@ -27,7 +29,7 @@ class GateScale(nn.Module):
 
     def __init__(self, width: int, generator: Generator) -> None:
         super().__init__()
-        self.gate = nn.utils.skip_init(nn.Linear, width, 1)
+        self.gate = empty_linear(width, 1)
         nn.init.xavier_uniform_(self.gate.weight, generator=generator)
         nn.init.zeros_(self.gate.bias)
 

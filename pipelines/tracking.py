@@ -1,0 +1,434 @@
+"""The runs of searches in MLflow: one experiment a search space, one parent run a search, one child run a trial.
+
+Only the driver process uses this. MLflow is imported when a store is opened, so importing this module is quick.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from utuning.configs import TrialConfig
+from utuning.errors import TrackingError, nearest
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Outcome = Literal["completed", "stopped", "failed"]
+
+# The store's longest tag is 8,000 characters; the end of an error says most.
+ERROR_CHARS = 4000
+STORES = "sqlite:///FOLDER/mlflow.db, http(s)://HOST:PORT, or another database that MLflow knows (postgresql://…)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One trial's run as the store holds it; `outcome` is its run status in small letters while it has none."""
+
+    run_id: str
+    search_id: str
+    outcome: str
+    trial: TrialConfig
+    metrics: Mapping[str, float]
+    start_time: int
+
+
+class Tracker:
+    """Writes and reads the runs of one tracking store. Every failure of the store is a `TrackingError`."""
+
+    def __init__(self, client: Any, uri: str, artifact_root: Path | None) -> None:
+        self.client = client
+        self.uri = uri
+        self._artifact_root = artifact_root
+        self._steps: dict[str, set[int]] = {}
+
+    @classmethod
+    def open(cls, uri: str, artifact_root: Path | None = None) -> "Tracker":
+        """Connect, creating a missing sqlite store.
+
+        Artifacts of new experiments in a database go to `artifact_root`; a tracking server (http) has its own place.
+
+        Raises:
+            TrackingError: the store cannot be reached or used; said within about ten seconds.
+        """
+        scheme = _scheme(uri)
+        _quiet()
+        if scheme in ("sqlite", "postgresql", "mysql", "mssql"):
+            _probe_database(uri)
+            root = artifact_root or _beside_sqlite(uri)
+        else:
+            root = None
+        return cls(_connect(uri), uri, root.resolve() if root else None)
+
+    def start_search(
+        self, space_name: str, *, search_id: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> str:
+        """Give the parent run of a search: the one with this `search_id` set to running again, or a new one."""
+        with in_words("start the search's run"):
+            experiment = self._experiment(space_name)
+            if (found := self._find(experiment, "search", search_id=search_id)) is not None:
+                self.client.update_run(found.info.run_id, status="RUNNING")
+                return str(found.info.run_id)
+            named = {**tags, "kind": "search", "search_id": search_id}
+            run = self.client.create_run(experiment, run_name=f"{space_name} {search_id}", tags=named)
+            self._log_params(run.info.run_id, params)
+            return str(run.info.run_id)
+
+    def spaces(self) -> list[str]:
+        """List the names of the spaces that were searched."""
+        with in_words("list the searched spaces"):
+            return sorted(
+                experiment.name for experiment in self.client.search_experiments() if experiment.name != "Default"
+            )
+
+    def unfinished_search(self, space_name: str, space_digest: str) -> str:
+        """Give the `search_id` of the newest search of this space, by its tag `space_digest`, that did not finish.
+
+        Raises:
+            TrackingError: there is none.
+        """
+        with in_words(f"look for a search of {space_name!r} to go on with"):
+            experiment = self.client.get_experiment_by_name(space_name)
+            if experiment is None:
+                raise TrackingError(self._unknown(space_name))
+            searches = list(self._search(experiment.experiment_id, "search"))
+            for run in searches:
+                if run.info.status != "FINISHED" and run.data.tags.get("space_digest") == space_digest:
+                    return str(run.data.tags["search_id"])
+        held = ", ".join(f"{run.data.tags['search_id']} ({run.info.status.lower()})" for run in searches) or "none"
+        raise TrackingError(
+            f"no unfinished search of {space_name!r} has this space, data and backbone; searches there are: {held}; "
+            "undo what was changed since, or start a new search without --resume"
+        )
+
+    def start_trial(self, parent_run_id: str, trial: TrialConfig, tags: Mapping[str, str] | None = None) -> str:
+        """Give the child run of a trial: the one there is, set to running and without its outcome, or a new one."""
+        with in_words(f"start the run of trial {trial.name!r}"):
+            parent = self.client.get_run(parent_run_id)
+            experiment = parent.info.experiment_id
+            parentage = {"mlflow.parentRunId": parent_run_id}
+            found = self._find(experiment, "trial", trial_id=trial.trial_id, **parentage)
+            if found is not None:
+                return self._run_again(found)
+            search_id = parent.data.tags["search_id"]
+            named = {**_identity(trial), **(tags or {}), **parentage, "kind": "trial", "search_id": search_id}
+            run = self.client.create_run(experiment, run_name=trial.name, tags=named)
+            self._steps[run.info.run_id] = set()
+            self._log_params(run.info.run_id, flat(trial))
+            return str(run.info.run_id)
+
+    def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log one epoch in one write. An epoch that the run has already is left as it is.
+
+        A value that isn't finite is left out, and the run gets the tag `diverged`.
+        """
+        with in_words(f"log epoch {epoch}"):
+            steps = self._known_steps(run_id)
+            if epoch in steps:
+                return
+            self._log(run_id, {**metrics, "epoch": epoch}, step=epoch)
+            steps.add(epoch)
+
+    def finish_trial(
+        self,
+        run_id: str,
+        *,
+        status: Status,
+        outcome: Outcome,
+        metrics: Mapping[str, float],
+        bundle: Path | None = None,
+        error: str | None = None,
+    ) -> None:
+        """End a trial's run: final metrics beside its last epoch, the bundle folder as `bundle/`, why it failed."""
+        with in_words("finish the trial's run"):
+            known = self.client.get_run(run_id).data.metrics
+            self._log(run_id, {k: v for k, v in metrics.items() if known.get(k) != v}, step=self._last_step(run_id))
+            if bundle is not None:
+                self.client.log_artifacts(run_id, str(bundle), "bundle")
+            if error:
+                self.client.set_tag(run_id, "error", error[-ERROR_CHARS:])
+            self.client.set_tag(run_id, "outcome", outcome)
+            self.client.set_terminated(run_id, status)
+
+    def log_test(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log what was measured on the test split, once.
+
+        Raises:
+            TrackingError: the run has test metrics already.
+        """
+        with in_words("log the test metrics"):
+            known = [key for key in self.client.get_run(run_id).data.metrics if key.startswith("test/")]
+            if known:
+                raise TrackingError(
+                    f"run {run_id} has {', '.join(sorted(known))} already; test is measured once a run: "
+                    "read it from the leaderboard, or measure another run"
+                )
+            self._log(run_id, metrics, step=self._last_step(run_id))
+
+    def log_artifact(self, run_id: str, path: Path) -> None:
+        """Store one file, or the contents of a folder, with a run."""
+        with in_words(f"store {str(path)!r}"):
+            log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+            log(run_id, str(path))
+
+    def finish_search(self, run_id: str, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """End the parent run of a search."""
+        with in_words("finish the search's run"):
+            self._log(run_id, metrics, step=0)
+            for key, value in tags.items():
+                self.client.set_tag(run_id, key, value)
+            self.client.set_terminated(run_id, status)
+
+    def runs(self, space_name: str) -> list[RunRecord]:
+        """List the runs of all trials of a space, newest first.
+
+        Raises:
+            TrackingError: no search of this space is in the store; those there are get listed.
+        """
+        with in_words(f"read the runs of {space_name!r}"):
+            experiment = self.client.get_experiment_by_name(space_name)
+            if experiment is None:
+                raise TrackingError(self._unknown(space_name))
+            return [_record(run) for run in self._search(experiment.experiment_id, "trial")]
+
+    def download_bundle(self, run_id: str, to: Path) -> Path:
+        """Copy a run's bundle to the folder `to`, which appears complete or not at all."""
+        with in_words(f"copy the bundle of run {run_id} to {str(to)!r}"):
+            self.fetch(f"{self.client.get_run(run_id).info.artifact_uri}/bundle", to)
+        return to
+
+    def fetch(self, source: str, to: Path) -> None:
+        """Copy an artifact folder by its URI to a folder that is new or empty; nothing half-written stays."""
+        from mlflow.artifacts import download_artifacts
+
+        partial = to.absolute().parent / f".{to.name}.partial-{uuid.uuid4().hex[:12]}"
+        try:
+            partial.mkdir(parents=True)
+            got = download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=self.uri)
+            Path(got).rename(to)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _unknown(self, space_name: str) -> str:
+        names = self.spaces()
+        known = nearest(space_name, names) if names else "it is empty"
+        return f"no search of {space_name!r} in {safe(self.uri)}; {known}; run `utuning search` first"
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = (self._artifact_root / name).as_uri() if self._artifact_root else None
+            return str(self.client.create_experiment(name, artifact_location=location))
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"the experiment {name!r} was deleted; restore it with "
+                f"`mlflow experiments restore -x {found.experiment_id}`, or give the space another name"
+            )
+        return str(found.experiment_id)
+
+    def _find(self, experiment: str, kind: str, **tags: str) -> Any | None:
+        return next(self._search(experiment, kind, **tags), None)
+
+    def _search(self, experiment: str, kind: str, **tags: str) -> Iterator[Any]:
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in {"kind": kind, **tags}.items())
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [experiment], query, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            yield from page
+            if not (token := page.token):
+                return
+
+    def _run_again(self, run: Any) -> str:
+        run_id = str(run.info.run_id)
+        self.client.update_run(run_id, status="RUNNING")
+        for tag in {"outcome", "error"} & set(run.data.tags):
+            self.client.delete_tag(run_id, tag)
+        return run_id
+
+    def _known_steps(self, run_id: str) -> set[int]:
+        if run_id not in self._steps:
+            self._steps[run_id] = {metric.step for metric in self.client.get_metric_history(run_id, "epoch")}
+        return self._steps[run_id]
+
+    def _last_step(self, run_id: str) -> int:
+        return max(self._known_steps(run_id), default=0)
+
+    def _log(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+        if len(finite) < len(metrics):
+            self.client.set_tag(run_id, "diverged", "true")
+        if finite:
+            self.client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in finite.items()])
+
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+
+def flat(trial: TrialConfig) -> dict[str, str]:
+    """Write a configuration under short keys: `train.lr`, `tuners.0.ops` = `attn+mlp`, `tuners.0.bottleneck_dim`."""
+    values = trial.as_dict()
+    params = {f"train.{key}": value for key, value in values.pop("train").items()}
+    for index, tuner in enumerate(values.pop("tuners")):
+        settings = tuner.pop("settings")
+        tuner["ops"] = "+".join(tuner["ops"])
+        params |= {f"tuners.{index}.{key}": value for key, value in {**tuner, **settings}.items()}
+    return {key: _text(value) for key, value in {**values, **params}.items()}
+
+
+@contextmanager
+def in_words(doing: str) -> Iterator[None]:
+    """Turn a failure of the store, or of the disk below it, into a `TrackingError` that says what was being done."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"could not {doing}: {_first_line(error)}; check that the tracking store is up and its disk has space, "
+            "then start the same command again: finished trials are kept"
+        ) from error
+
+
+def safe(text: str) -> str:
+    """Take passwords out of the URIs in a text."""
+    return re.sub(r"(://[^/:@\s]*):[^@/\s]*@", r"\1@", text)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _identity(trial: TrialConfig) -> dict[str, str]:
+    return {
+        "trial_id": trial.trial_id,
+        "config_id": trial.config_id,
+        "method": trial.method,
+        "dataset": trial.dataset,
+        "protocol": trial.protocol,
+        "data_fingerprint": trial.data_fingerprint,
+        "backbone_fingerprint": trial.backbone_fingerprint,
+        "trial_config": json.dumps(trial.as_dict(), sort_keys=True),
+    }
+
+
+def _record(run: Any) -> RunRecord:
+    tags = run.data.tags
+    return RunRecord(
+        run_id=run.info.run_id,
+        search_id=tags["search_id"],
+        outcome=tags.get("outcome", run.info.status.lower()),
+        trial=TrialConfig.from_dict(json.loads(tags["trial_config"])),
+        metrics=dict(run.data.metrics),
+        start_time=run.info.start_time,
+    )
+
+
+def _scheme(uri: str) -> str:
+    scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else uri
+    if scheme == "file" or (scheme == uri and scheme != "databricks"):
+        raise TrackingError(
+            f"{uri!r} is no tracking store: MLflow no longer writes runs to folders; allowed: {STORES}. "
+            "`mlflow migrate-filestore` moves the runs of an old folder to a database"
+        )
+    return scheme
+
+
+def _quiet() -> None:
+    """Keep MLflow's notices, progress bars and usage reports out of the terminal, unless the user asked for them."""
+    import logging
+
+    for key in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
+        os.environ.setdefault(key, "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow  # noqa: F401
+
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _beside_sqlite(uri: str) -> Path | None:
+    path = uri.partition(":///")[2]
+    return Path(path).parent / "artifacts" if uri.startswith("sqlite") else None
+
+
+def _probe_database(uri: str) -> None:
+    """Connect once, since MLflow itself would go on trying for more than a minute."""
+    import sqlalchemy
+
+    sqlite = uri.startswith("sqlite")
+    try:
+        if sqlite:
+            _make_writable(Path(uri.partition(":///")[2]))
+        timeout = {} if sqlite or uri.startswith("mssql") else {"connect_timeout": 5}
+        engine = sqlalchemy.create_engine(uri, connect_args=timeout)
+        with engine.connect():
+            sqlalchemy.inspect(engine).get_table_names()
+        engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, OSError, ImportError) as error:
+        raise _unreachable(uri, error) from error
+
+
+def _make_writable(database: Path) -> None:
+    if database.parent.exists() and not database.parent.is_dir():
+        raise NotADirectoryError(f"{str(database.parent)!r} is not a folder")
+    database.parent.mkdir(parents=True, exist_ok=True)
+    for place in (database.parent, *([database] if database.exists() else [])):
+        if not os.access(place, os.W_OK):
+            raise PermissionError(f"{str(place)!r} is not writable")
+
+
+def _connect(uri: str) -> Any:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with _hurried():
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise _unreachable(uri, error) from error
+    return client
+
+
+@contextmanager
+def _hurried() -> Iterator[None]:
+    """Let requests fail soon: the first one finds out whether anybody listens, later ones may wait for a restart."""
+    hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    before = {key: os.environ.get(key) for key in hurry}
+    os.environ.update(hurry)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _unreachable(uri: str, error: Exception) -> TrackingError:
+    return TrackingError(
+        f"the tracking store {safe(uri)!r} cannot be used: {_first_line(error)}; allowed: {STORES}; "
+        "check the address, that the server runs, that a database's driver is installed and that you may write there"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    # The exceptions of `requests` are OSErrors, and hold pages of connection pools.
+    if not isinstance(error, OSError) and isinstance(error.__cause__ or error.__context__, OSError):
+        return "no answer from the server"
+    return safe((str(error).strip() or type(error).__name__).splitlines()[0])
