@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -194,19 +195,18 @@ def doctor(home: Home = HOME, tracking_uri: Tracking = None) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; an error that a user can act on is one message, never a traceback."""
+    """Run the command line."""
+    run_reporting_errors(app)
+
+
+def run_reporting_errors(run: Callable[[], object]) -> NoReturn:
+    """Run and exit; an error that a user can act on is one message, never a traceback."""
     try:
-        app(standalone_mode=False)
+        run()
     except UTuningError as error:
         _fail(f"error: {error}", 1)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         _fail("stopped; a search goes on with --resume", 130)
-    except Exception as error:
-        if hasattr(error, "format_message"):
-            _fail(f"error: {error.format_message()}; see `utuning --help`", 2)
-        raise
     sys.exit(0)
 
 

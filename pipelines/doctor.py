@@ -51,9 +51,9 @@ def mismatch(torch_version: str, torchvision_version: str, error: str) -> str:
     """Say in words what a failing import of torchvision means."""
     if "nms" in error or "+cpu" in torch_version:
         return (
-            f"torch {torch_version} and torchvision {torchvision_version} are of different builds: "
-            "a CPU-only torch cannot load a CUDA torchvision (it fails with 'operator torchvision::nms does not exist'). Install both from the same "
-            "place: pip install --force-reinstall torch torchvision, or both from a CPU index"
+            f"torch {torch_version} and torchvision {torchvision_version} are of different builds: a CPU-only torch "
+            "cannot load a CUDA torchvision (it fails with 'operator torchvision::nms does not exist'). Install both "
+            "from the same place: pip install --force-reinstall torch torchvision, or both from a CPU index"
         )
     return f"torchvision {torchvision_version} does not import beside torch {torch_version}: {error}"
 

@@ -20,6 +20,8 @@ from utuning.tuners import TUNERS
 HERE = Path(__file__).parent
 SECTIONS = (*(f.name for f in fields(SearchSpace) if f.name != "template"), "train", "tuners")
 
+REQUIRED = ("name", "dataset", "backbone", "train", "tuners", "budget")
+
 
 class _Yaml(yaml.SafeLoader):
     """YAML 1.2's numbers: 1e-3 is one, as everybody expects."""
@@ -60,10 +62,11 @@ def check_space(raw: Any, title: str) -> SearchSpace:
     """Turn the YAML's plain values into a checked space."""
     problems = Problems()
     values = problems.mapping(raw, "", list(SECTIONS)) or {}
-    for key in ("name", "dataset", "backbone", "train", "tuners", "budget"):
+    for key in REQUIRED:
         if key not in values:
             problems.add(f"{key}: missing; every space needs it")
-    problems.check(title)
+    if any(key not in values for key in REQUIRED):
+        problems.check(title)
     budget = problems.build(Budget, values["budget"], "budget")
     _check_numbers(problems, budget)
     parts: dict[str, Any] = {
@@ -77,7 +80,7 @@ def check_space(raw: Any, title: str) -> SearchSpace:
     for key, value in simple.items():
         annotation = SearchSpace.__annotations__[key]
         simple[key] = problems.value(annotation, value, key)
-    if "seeds" in simple and not simple["seeds"]:
+    if simple.get("seeds") == ():
         problems.add("seeds: empty; list one seed or more")
     problems.check(title)
     return SearchSpace(**{"hypothesis": "", **simple, **parts})
@@ -167,11 +170,8 @@ def _apply(raw: Any, override: str) -> None:
     node, keys = raw, path.split(".")
     for key in keys[:-1]:
         node = _step(node, key, override)
-    if isinstance(node, list):
-        _step(node, keys[-1], override)
-        node[int(keys[-1])] = yaml.load(text, Loader=_Yaml)
-    else:
-        node[keys[-1]] = yaml.load(text, Loader=_Yaml)
+    _step(node, keys[-1], override)
+    node[int(keys[-1]) if isinstance(node, list) else keys[-1]] = yaml.load(text, Loader=_Yaml)
 
 
 def _step(node: Any, key: str, override: str) -> Any:

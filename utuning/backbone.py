@@ -3,13 +3,17 @@
 import copy
 import hashlib
 import importlib.resources
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
@@ -17,7 +21,7 @@ from utuning.architectures import ARCHITECTURES, Trunk
 from utuning.architectures.trunk import find_architecture
 from utuning.configs import BackboneConfig
 from utuning.data.transforms import Preprocessing
-from utuning.errors import BackboneError, nearest
+from utuning.errors import BackboneError
 
 PACKAGE_SCHEME = "package://"
 
@@ -112,17 +116,28 @@ def _create(config: BackboneConfig, *, read_weights: bool) -> nn.Module:
             options["pretrained_cfg_overlay"] = {"file": str(weights_path(config.weights))}
     try:
         model: nn.Module = timm.create_model(config.name, **options)
-    except (RuntimeError, TypeError, ValueError, OSError, KeyError) as error:
+        if "pretrained_cfg_overlay" in options:
+            _check_complete(model, weights_path(config.weights))
+    except (RuntimeError, TypeError, ValueError, OSError, KeyError, SafetensorError) as error:
         raise BackboneError(
             f"backbone {config.name!r} with weights {config.weights!r} does not load: {error}"
         ) from error
     return model
 
 
+def _check_complete(model: nn.Module, path: Path) -> None:
+    """Without a classifier timm loads what fits and keeps random values for the rest; here that is an error."""
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", lambda state, model: state)
+    missing = sorted(model.state_dict().keys() - translate(load_file(path), model).keys())
+    if missing:
+        raise ValueError(
+            f"{len(missing)} tensors are missing in {path}, the first is {missing[0]}; is it another model's?"
+        )
+
+
 def _close_models(name: str) -> str:
-    stem = name.split(".")[0]
-    candidates = timm.list_models(f"*{stem[:8]}*") or timm.list_models("vit_*")
-    return nearest(stem, candidates[:40])
+    close = get_close_matches(name.split(".")[0], timm.list_models(), n=5)
+    return f"close ones: {', '.join(close)}" if close else "timm.list_models() names all"
 
 
 def _preprocessing(model: nn.Module, config: BackboneConfig) -> Preprocessing:

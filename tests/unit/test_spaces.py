@@ -1,0 +1,174 @@
+"""Search spaces: what is sampled, and what bad input says."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import yaml
+from hypothesis import given, settings
+
+from search_spaces import loader
+from search_spaces.domains import Interval, fill, find_domains, parse_domain
+from search_spaces.loader import check_space, load_space
+from search_spaces.space import Facts, SearchSpace
+from utuning.configs import TrialConfig
+from utuning.errors import ConfigError, SpaceError
+
+FACTS = Facts(data_fingerprint="d", num_classes=5, backbone_fingerprint="b")
+SPACES = sorted(loader.HERE.glob("*.yaml"))
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    values = {
+        "name": "tiny",
+        "dataset": {"name": "tiny", "source": "folder", "path": "images"},
+        "backbone": {"name": "vit_tiny_patch16_224", "weights": "none"},
+        "train": {"lr": {"loguniform": [1e-3, 1e-2]}, "epochs": 2},
+        "tuners": [
+            {"method": "p_adapter", "ops": {"choice": [["attn"], ["mlp"]]}, "bottleneck_dim": {"choice": [2, 4]}}
+        ],
+        "baselines": [{"tuners": []}, {"tuners": [{"method": "full"}], "train": {"lr": 1e-4}}],
+        "budget": {"num_trials": 3},
+    }
+    return {**values, **changes}
+
+
+def test_there_are_spaces() -> None:
+    assert len(SPACES) >= 2
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_every_space_validates_and_plans_its_trials(path: Path) -> None:
+    space = load_space(path.stem)
+    assert space.name == path.stem
+    trials = space.baseline_trials(FACTS) + space.random_trials(FACTS)
+    assert len({trial.trial_id for trial in trials}) == len(trials) >= space.budget.num_trials
+
+
+def test_sampling_is_deterministic_and_never_doubles() -> None:
+    space = check_space(raw(budget={"num_trials": 4}, seeds=[0, 1]), "tiny")
+    first, second = space.random_trials(FACTS), space.random_trials(FACTS)
+    assert first == second
+    assert len({trial.trial_id for trial in first}) == 8
+    assert len({trial.config_id for trial in first}) == 4
+
+
+def test_an_exhausted_space_gives_what_there_is() -> None:
+    space = check_space(raw(train={"lr": 1e-3, "epochs": 1}, budget={"num_trials": 50}), "tiny")
+    assert len(space.random_trials(FACTS)) == 4
+
+
+def test_baselines_take_their_own_training_values() -> None:
+    linear, full = check_space(raw(), "tiny").baseline_trials(FACTS)
+    assert (linear.method, full.method) == ("linear", "full")
+    assert (linear.train.lr, full.train.lr) == (1e-3, 1e-4)
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(["uniform", "loguniform", "randint"]), st.integers(1, 50), st.integers(0, 50), st.integers())
+def test_samples_stay_inside(kind: str, low: int, width: int, seed: int) -> None:
+    domain = parse_domain({kind: [low, low + width]}, "x")
+    assert isinstance(domain, Interval)
+    value = domain.sample(random.Random(seed))
+    assert low - 1e-9 <= value <= low + width + 1e-9
+    assert isinstance(value, int) == (kind == "randint")
+
+
+def test_filling_replaces_every_domain() -> None:
+    template = raw()["tuners"]
+    filled = fill(template, {path: domain.probes()[-1] for path, domain in find_domains(template).items()})
+    assert filled == [{"method": "p_adapter", "ops": ["mlp"], "bottleneck_dim": 4}]
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000), st.integers(0, 3))
+def test_a_trial_is_the_same_after_json(sample: int, seed: int) -> None:
+    import json
+
+    space = check_space(raw(), "tiny")
+    trial = space.trial(space.sample(random.Random(sample)), seed, FACTS)
+    again = TrialConfig.from_dict(json.loads(json.dumps(trial.as_dict())))
+    assert again == trial
+    assert again.trial_id == trial.trial_id
+
+
+def test_names_read_as_documented() -> None:
+    values = {"train.lr": 3e-3, "tuners.0.ops": ["attn", "mlp"], "tuners.0.bottleneck_dim": 16}
+    assert check_space(raw(), "tiny").trial(values, 0, FACTS).name == "attn+mlp@all r16 lr3e-3 seed0"
+
+
+def test_overrides_change_values_and_fix_domains() -> None:
+    space = load_space("demo", ["train.lr=1e-3", "tuners.0.ops=[attn]", "budget.num_trials=2", "dataset.seed=4"])
+    assert "train.lr" not in space.domains
+    assert space.template["train"]["lr"] == 1e-3
+    assert (space.budget.num_trials, space.dataset.seed) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"trian": {}}, "trian: unknown key; did you mean 'train'"),
+        ({"budget": {"num_trial": 3}}, "did you mean 'num_trials'"),
+        ({"budget": {"num_trials": "many"}}, "budget.num_trials: given 'many'"),
+        ({"budget": {"num_trials": 1, "searcher": "grid"}}, "'random' or 'optuna'"),
+        ({"train": {"lr": "fast", "epochs": 1}}, "train.lr: given 'fast'"),
+        ({"train": {"lr": 1e-3, "epochs": 0}}, "train.epochs: given 0"),
+        ({"train": {"lr": 1e-3, "epochs": True}}, "train.epochs: given True"),
+        ({"train": {"lr": {"choice": []}, "epochs": 1}}, "choice [] offers nothing"),
+        ({"train": {"lr": {"uniform": [2, 1]}, "epochs": 1}}, "is empty"),
+        ({"train": {"lr": {"loguniform": [0, 1]}, "epochs": 1}}, "above 0"),
+        ({"train": {"lr": 1e-3, "epochs": {"randint": [1.5, 2]}}}, "two whole numbers"),
+        ({"train": 3}, "train: 3 is no mapping"),
+        ({"tuners": [{"method": "p_adaptor"}]}, "did you mean 'p_adapter'"),
+        ({"tuners": [{"ops": ["attn"]}]}, "names no method"),
+        ({"tuners": [{"method": "p_adapter", "ops": ["attn"], "width": 3}]}, "tuners.0.width: unknown key"),
+        ({"tuners": [{"method": "p_adapter", "ops": ["attn"], "bottleneck_dim": 0}]}, "greater than or equal to 1"),
+        ({"tuners": [{"method": "p_adapter", "ops": ["attn"], "scale": "chanel"}]}, "'channel'"),
+        ({"tuners": [{"method": "p_adapter", "ops": "attn"}]}, "tuners.0.ops"),
+        ({"backbone": {"weights": "none"}}, "backbone.name: field required"),
+        ({"dataset": {"name": "x", "source": "zip"}}, "dataset.source"),
+        ({"seeds": []}, "seeds: empty"),
+    ],
+)
+def test_bad_values_are_named(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        check_space(raw(**changes), "tiny")
+    assert says in str(error.value)
+
+
+def test_all_problems_are_said_at_once() -> None:
+    with pytest.raises(SpaceError) as error:
+        check_space(raw(trian={}, budget={"num_trials": "x"}, seeds=["a"]), "tiny")
+    assert str(error.value).count("\n  - ") == 3
+
+
+def test_a_missing_section_is_named() -> None:
+    values = raw()
+    del values["tuners"]
+    with pytest.raises(SpaceError, match="tuners: missing"):
+        check_space(values, "tiny")
+
+
+@pytest.mark.parametrize("override", ["train.lr", "=3", "tuners.7.ops=[attn]", "name.first=x"])
+def test_overrides_that_lead_nowhere(override: str) -> None:
+    with pytest.raises(ConfigError, match="override"):
+        load_space("demo", [override])
+
+
+def test_unknown_spaces_and_broken_yaml(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="did you mean 'demo'"):
+        load_space("dmeo")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(SpaceError, match="cannot be read as YAML"):
+        load_space(str(broken))
+    broken.write_text(yaml.safe_dump([1, 2]))
+    with pytest.raises(SpaceError, match="is no mapping"):
+        load_space(str(broken))
+
+
+def test_spaces_are_values() -> None:
+    assert isinstance(load_space("demo"), SearchSpace)
+    assert load_space("demo") == load_space("demo")
