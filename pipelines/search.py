@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from cluster.profile import Profile
@@ -29,7 +30,7 @@ from utuning.member import Member
 MIN_FREE_BYTES = 500_000_000
 # A supervising trial process takes memory, not a CPU: all CPUs are for the workers.
 SUPERVISOR_MEMORY = 100_000_000
-METRIC_EPOCH = "epoch"
+VAL = "val/accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +235,7 @@ def _scheduler(space: SearchSpace) -> Any:
 
     # An absolute epoch: Tune's own iteration counter starts anew when a trial goes on after it was cut off.
     return ASHAScheduler(
-        time_attr=METRIC_EPOCH,
+        time_attr="epoch",
         max_t=max(trial.train.epochs for trial in _epoch_probes(space)),
         grace_period=space.budget.grace_epochs,
         reduction_factor=space.budget.reduction_factor,
@@ -291,26 +292,28 @@ def _promote(space: SearchSpace, tracker: Tracker, runs: Sequence[RunRecord]) ->
 
 
 def _candidates(runs: Sequence[RunRecord]) -> list[Candidate]:
-    return [_candidate(run) for run in _completed(runs)]
+    """One candidate for each configuration: its val is the mean over seeds, its run the seed that did best."""
+    by_config: dict[str, list[RunRecord]] = {}
+    for run in _completed(runs):
+        by_config.setdefault(run.trial.config_id, []).append(run)
+    return [_candidate(seeds) for seeds in by_config.values()]
 
 
 def _completed(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    completed = [run for run in runs if run.outcome == "completed" and "val/accuracy" in run.metrics]
+    completed = [run for run in runs if run.outcome == "completed" and VAL in run.metrics]
     if not completed:
         raise TrackingError("no trial of this search ran to its end; see the runs' `error` tags in the MLflow UI")
     return completed
 
 
-def _candidate(run: RunRecord) -> Candidate:
+def _candidate(seeds: Sequence[RunRecord]) -> Candidate:
+    shown = max(seeds, key=lambda run: (run.metrics[VAL], -run.trial.train.seed))
     return Candidate(
-        run_id=run.run_id,
-        config_id=run.trial.config_id,
-        val=run.metrics["val/accuracy"],
-        trainable_params=int(run.metrics["trainable_params"]),
-        protocol=run.trial.protocol,
-        data_fingerprint=run.trial.data_fingerprint,
-        backbone_fingerprint=run.trial.backbone_fingerprint,
+        run_id=shown.run_id,
+        config_id=shown.trial.config_id,
+        val=fmean(run.metrics[VAL] for run in seeds),
+        trainable_params=int(shown.metrics["trainable_params"]),
+        protocol=shown.trial.protocol,
+        data_fingerprint=shown.trial.data_fingerprint,
+        backbone_fingerprint=shown.trial.backbone_fingerprint,
     )
-
-
-__all__ = ["Finished", "Prepared", "planned_trials", "prepare_search", "run_search"]

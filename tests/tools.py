@@ -10,9 +10,12 @@ TINY = {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4}
 
 
 def tiny_backbone(seed: int = 0) -> Backbone:
-    """A real timm ViT of four blocks for 32-px images, with random weights."""
-    torch.manual_seed(seed)
-    return Backbone.load("vit_tiny_patch16_224", weights="none", img_size=32, options=TINY)
+    """A real timm ViT of four blocks for 32-px images, with random weights that differ by seed."""
+    backbone = Backbone.load("vit_tiny_patch16_224", weights="none", img_size=32, options=TINY)
+    generator = torch.Generator().manual_seed(seed)
+    state = backbone.trunk.model.state_dict()
+    noisy = {name: value + 0.02 * torch.randn(value.shape, generator=generator) for name, value in state.items()}
+    return Backbone.from_config(backbone.config, noisy)
 
 
 def batch(size: int = 6, num_classes: int = 5, seed: int = 0, padding: int = 0) -> Batch:

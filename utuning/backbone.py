@@ -115,7 +115,10 @@ def _create(config: BackboneConfig, *, read_weights: bool) -> nn.Module:
         if config.weights != "timm":
             options["pretrained_cfg_overlay"] = {"file": str(weights_path(config.weights))}
     try:
-        model: nn.Module = timm.create_model(config.name, **options)
+        # Random weights are the same ones each time: a fingerprint has to mean something.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: nn.Module = timm.create_model(config.name, **options)
         if "pretrained_cfg_overlay" in options:
             _check_complete(model, weights_path(config.weights))
     except (RuntimeError, TypeError, ValueError, OSError, KeyError, SafetensorError) as error:

@@ -20,7 +20,7 @@ Recipe = Literal["vpt", "rrc", "none"]
 class BackboneConfig:
     """A timm model and where its weights come from.
 
-    `weights` is `timm` (timm's own download), `none` (random), a `.safetensors` path, or `package://PACKAGE/FILE`.
+    `weights` is `timm` (timm's own download), `none` (random, always the same), a `.safetensors` path, or `package://PACKAGE/FILE`.
     `options` are keyword arguments of `timm.create_model`; `None` fields take timm's own configuration.
     """
 

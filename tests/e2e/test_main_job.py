@@ -1,0 +1,96 @@
+"""The main job through the command line: search, compare, pull, predict; real Ray, real MLflow, real files."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines.tracking import RunRecord, Tracker
+from pipelines.workspace import Workspace
+from tests.e2e.tools import COUNTS, draw_images, utuning, write_space
+
+
+@dataclass(frozen=True)
+class Searched:
+    root: Path
+    home: Path
+    output: str
+
+    def runs(self) -> list[RunRecord]:
+        workspace = Workspace(self.home)
+        return Tracker.open(workspace.tracking_uri, workspace.artifacts).runs("tiny")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    root = tmp_path_factory.mktemp("main-job")
+    space = write_space(root / "tiny.yaml", draw_images(root / "images"), seeds=[0, 1])
+    done = utuning(root / "runs", "search", str(space))
+    assert done.returncode == 0, done.stderr + done.stdout
+    return Searched(root, root / "runs", done.stdout)
+
+
+def test_the_plan_and_what_is_trainable_come_first(searched: Searched) -> None:
+    plan, _, rest = searched.output.partition("what is trainable")
+    assert "48 train, 16 val, 16 test" in plan
+    assert "6 trials" in plan
+    assert "linear lr5e-3 seed0" in rest
+    assert "step cost" in rest
+
+
+def test_every_trial_is_one_run_with_its_epochs_and_facts(searched: Searched) -> None:
+    runs = searched.runs()
+    assert len(runs) == len({run.trial.trial_id for run in runs}) == 6
+    assert {run.outcome for run in runs} == {"completed"}
+    for run in runs:
+        assert run.metrics["epoch"] == 2
+        assert 0 <= run.metrics["val/accuracy"] <= 1
+        for fact in ("train_time_s", "images_per_s", "peak_memory_bytes", "bundle_bytes", "trainable_params"):
+            assert run.metrics[fact] > 0
+
+
+def test_test_was_read_for_the_best_and_the_baseline_alone(searched: Searched) -> None:
+    measured = {run.trial.label for run in searched.runs() if "test/accuracy" in run.metrics}
+    assert len(measured) == 2
+    assert "linear lr5e-3" in measured
+    assert all(run.metrics.get("test/count", 16) == 16 for run in searched.runs())
+
+
+def test_the_leaderboard_is_a_table_and_three_files(searched: Searched) -> None:
+    done = utuning(searched.home, "leaderboard", "tiny", "--to", str(searched.root / "board"))
+    assert done.returncode == 0, done.stderr
+    assert "linear lr5e-3" in done.stdout
+    document = json.loads((searched.root / "board" / "leaderboard.json").read_text())
+    assert [row["place"] for row in document["rows"]] == [1, 2, 3]
+    assert sum(row["champion"] for row in document["rows"]) == 1
+    assert document["rows"][0]["seeds"] == [0, 1]
+    assert "| 1" in (searched.root / "board" / "leaderboard.md").read_text().replace("**", "")
+    assert (searched.root / "board" / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pulled_champion_predicts_without_store_or_ray(searched: Searched, tmp_path: Path) -> None:
+    done = utuning(searched.home, "pull", "tiny", "--to", str(tmp_path / "champion"))
+    assert done.returncode == 0, done.stderr
+    images = sorted((searched.root / "images" / "test").rglob("*.jpg"))
+    shutil.move(searched.home / "mlflow.db", searched.home / "away.db")
+    try:
+        told = utuning(tmp_path / "nowhere", "predict", str(tmp_path / "champion"), *map(str, images), "--json")
+    finally:
+        shutil.move(searched.home / "away.db", searched.home / "mlflow.db")
+    assert told.returncode == 0, told.stderr
+    predictions = json.loads(told.stdout)
+    assert len(predictions) == len(images) == 4 * COUNTS["test"]
+    right = sum(max(p["classes"], key=p["classes"].get) == Path(p["image"]).parent.name for p in predictions)
+    trial_id = json.loads((tmp_path / "champion" / "manifest.json").read_text())["trial_id"]
+    (champion,) = (run for run in searched.runs() if run.trial.trial_id == trial_id)
+    assert right / len(images) == pytest.approx(champion.metrics["test/accuracy"])
+
+
+def test_an_alias_that_does_not_exist_lists_those_that_do(searched: Searched, tmp_path: Path) -> None:
+    done = utuning(searched.home, "pull", "tiny", "--alias", "canary", "--to", str(tmp_path / "x"))
+    assert done.returncode == 1
+    assert "champion" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,66 @@
+"""What end-to-end tests share: a folder of images, a small space, and the real command line."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from PIL import Image, ImageDraw
+
+COLOURS = {"amber": (230, 160, 20), "blue": (30, 60, 220), "coral": (240, 90, 80), "green": (20, 160, 60)}
+COUNTS = {"train": 12, "val": 4, "test": 4}
+
+
+def draw_images(root: Path) -> Path:
+    """Write root/<split>/<class>/*.jpg: discs of four colours on grey."""
+    rng = random.Random(0)
+    for split, count in COUNTS.items():
+        for name, colour in COLOURS.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (40, 36), (rng.randrange(90, 160),) * 3)
+                left, top = rng.randrange(0, 12), rng.randrange(0, 8)
+                ImageDraw.Draw(image).ellipse((left, top, left + 24, top + 24), fill=colour)
+                image.save(folder / f"{number}.jpg")
+    return root
+
+
+def write_space(path: Path, images: Path, **changes: object) -> Path:
+    """Write a space that takes seconds: a linear probe and two adapters on a random ViT of two blocks."""
+    space = {
+        "name": path.stem,
+        "hypothesis": "a test",
+        "dataset": {"name": path.stem, "source": "folder", "path": str(images)},
+        "backbone": {
+            "name": "vit_tiny_patch16_224",
+            "weights": "none",
+            "img_size": 32,
+            "crop_pct": 1.0,
+            "options": {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        },
+        "train": {"lr": {"choice": [5e-3, 1e-2]}, "epochs": 2, "batch_size": 8},
+        "tuners": [{"method": "p_adapter", "ops": ["attn", "mlp"], "bottleneck_dim": 4}],
+        "baselines": [{"tuners": []}],
+        "budget": {"num_trials": 2},
+        **changes,
+    }
+    path.write_text(yaml.safe_dump(space))
+    return path
+
+
+def utuning(home: Path, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(home), timeout=timeout)
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of this interpreter."""
+    return [sys.executable, "-m", "pipelines.cli", *arguments]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The user's environment with a folder of runs of its own."""
+    return {**os.environ, "UTUNING_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
