@@ -67,5 +67,5 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="does not load"):
         load(weights=str(tmp_path / "torn.safetensors"))
     (tmp_path / "pickle.bin").write_bytes(b"")
-    with pytest.raises(BackboneError, match="no readable [.]safetensors"):
+    with pytest.raises(BackboneError, match=r"no readable [.]safetensors"):
         weights_path(str(tmp_path / "pickle.bin"))

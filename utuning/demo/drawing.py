@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from utuning.demo.beetle import Pose, draw_beetle
-from utuning.demo.scene import cover, ground, light
+from utuning.demo.scene import cover, dusk, ground, light
 from utuning.demo.species import GENERA, Species
 
 # Shapes are drawn this many times larger and averaged down, for smooth edges.
@@ -16,7 +16,7 @@ _FINER = 4
 def draw(species: Species, seed: int, index: int, size: int = 64) -> Image.Image:
     """Picture number ``index`` of ``species``: an RGB image of ``size`` by ``size`` pixels.
 
-    The picture follows from the arguments alone.
+    The picture follows from the arguments alone. Downstream species are seen at dusk, the others by day.
     """
     group = list(GENERA).index(species.group)
     rng = np.random.default_rng([seed, 31, group, species.number, index])
@@ -25,7 +25,9 @@ def draw(species: Species, seed: int, index: int, size: int = 64) -> Image.Image
     pen = ImageDraw.Draw(image, "RGBA")
     draw_beetle(pen, species, _pose(rng, canvas))
     cover(pen, rng, canvas)
-    return light(rng, image.reduce(_FINER))
+    daylight = light(rng, image.reduce(_FINER))
+    # The shift in light is what a probe of frozen features cannot undo and a tuner can.
+    return dusk(daylight) if species.group == "downstream" else daylight
 
 
 def _pose(rng: np.random.Generator, canvas: int) -> Pose:

@@ -75,3 +75,9 @@ def light(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     grain = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(5.0)
     lit = np.asarray(image, dtype=np.float32) * gradient * tint + grain
     return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
+
+
+def dusk(image: Image.Image) -> Image.Image:
+    """Turn a daylight `image` to dusk: dim and blue."""
+    dimmed = np.asarray(image, dtype=np.float32) * np.array((0.25, 0.32, 0.6), dtype=np.float32)
+    return Image.fromarray((dimmed + np.array((4, 8, 24), dtype=np.float32)).astype(np.uint8))
