@@ -51,11 +51,11 @@ class Shared:
 class TrialJob:
     """One trial on this worker: loaders, member, cohort, and what has been measured so far."""
 
-    def __init__(self, trial: TrialConfig, shared: Shared) -> None:
+    def __init__(self, trial: TrialConfig, shared: Shared, gate: Any) -> None:
         torch.set_num_threads(shared.cpus_per_worker)
         context = ray.train.get_context()
         self.worker, self.num_workers = context.get_world_rank(), context.get_world_size()
-        self.trial, self.shared = trial, shared
+        self.trial, self.shared, self.gate = trial, shared, gate
         self.backbone = shared.load_backbone().to(ray.train.torch.get_device())
         self.train_loader, self.val_loader = self._loader("train"), self._loader("val")
         self.member = Member(
@@ -76,11 +76,13 @@ class TrialJob:
         self.train_time_s = 0.0
 
     def run(self) -> None:
-        """Train epoch by epoch from the last checkpoint, reporting each."""
+        """Train epoch by epoch from the last checkpoint, reporting each, for as long as the gate lets it."""
         done, metrics = self._restore()
         if done == self.trial.train.epochs:
             self._report(done, metrics)
         for epoch in range(done, self.trial.train.epochs):
+            if epoch > done and not ray.get(self.gate.may_train.remote(epoch + 1)):
+                return
             self._report(epoch + 1, self._epoch(epoch))
 
     def _epoch(self, epoch: int) -> dict[str, float]:
@@ -152,7 +154,7 @@ class TrialJob:
 
 def train_worker(config: dict[str, Any]) -> None:
     """The entry point of every worker of a trial's group."""
-    TrialJob(TrialConfig.from_dict(config["trial"]), config["shared"]).run()
+    TrialJob(TrialConfig.from_dict(config["trial"]), config["shared"], config["gate"]).run()
 
 
 def peak_memory_bytes() -> int:

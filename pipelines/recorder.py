@@ -10,11 +10,11 @@ from ray.train import Checkpoint
 from ray.tune import Callback
 
 from pipelines.board import Board
+from pipelines.gate import CHECKPOINT_PATH
 from pipelines.job import BUNDLE
 from pipelines.tracking import Outcome, Status, Tracker
 from utuning.configs import TrialConfig
 
-CHECKPOINT_PATH = "checkpoint_path"
 REPORTED = ("epoch", "train/loss", "val/loss", "val/accuracy", "train_time_s", "images_per_s", "input_wait_share")
 FACTS = ("trainable_params", "tuner_params", "head_params", "peak_memory_bytes", "bundle_bytes")
 

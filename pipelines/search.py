@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -195,7 +194,7 @@ def _tune(
 
     from pipelines.recorder import Recorder
     from pipelines.searcher import SpaceSearcher
-    from pipelines.supervisor import Group, supervise
+    from pipelines.supervisor import Group, Supervisor
 
     space = ready.space
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
@@ -207,7 +206,9 @@ def _tune(
     )
     with Board(title=f"search {search_id}", num_trials=num_trials(space)) as board:
         tune.Tuner(
-            tune.with_resources(partial(supervise, shared=shared, group=group), {"memory": SUPERVISOR_MEMORY}),
+            tune.with_resources(
+                tune.with_parameters(Supervisor, shared=shared, group=group), {"memory": SUPERVISOR_MEMORY}
+            ),
             tune_config=tune.TuneConfig(
                 num_samples=num_trials(space) - len(done),
                 search_alg=SpaceSearcher(space, ready.facts, done),

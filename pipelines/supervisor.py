@@ -1,8 +1,14 @@
-"""A Tune trial: it only starts and watches its Ray Train worker group."""
+"""A Tune trial: it only starts and watches its Ray Train worker group, one epoch a step."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+import ray.train
+from ray import tune
+
+from pipelines.gate import Gate, ReportToGate
 from pipelines.job import Shared, train_worker
 from utuning.configs import TrialConfig
 
@@ -19,31 +25,63 @@ class Group:
     storage: str
 
 
-def supervise(config: dict[str, Any], *, shared: Shared, group: Group) -> None:
-    """Run one trial as a data-parallel Ray Train job; its epochs reach Tune as they end.
+class Supervisor(tune.Trainable):  # type: ignore[misc]
+    """One trial as a data-parallel Ray Train job.
 
-    The run's name is the trial's id, so that a job which was cut off goes on from its last checkpoint.
+    The Train run's name is the trial's id, so that a job which was cut off goes on from its last checkpoint.
     """
-    import ray.train
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
 
-    TorchTrainer(
+    def setup(self, config: dict[str, Any], shared: Shared, group: Group) -> None:
+        """Start the worker group; it trains its first epoch at once."""
+        self._trial = TrialConfig.from_dict(config["trial"])
+        self._gate = ray.remote(num_cpus=0)(Gate).remote()
+        self._error: BaseException | None = None
+        self._fit = threading.Thread(target=self._run, args=(shared, group), daemon=True)
+        self._fit.start()
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the next epoch's metrics, and let the workers go on to the one after."""
+        report = ray.get(self._gate.next_report.remote())
+        if report is None:
+            self._fit.join()
+            raise self._error or RuntimeError("the workers ended before their last epoch")
+        epoch = int(report["epoch"])
+        self._gate.allow.remote(epoch + 1)
+        return {**report, "done": epoch == self._trial.train.epochs}
+
+    def cleanup(self) -> None:
+        """End the workers at their next epoch boundary, and wait until their resources are free."""
+        ray.get(self._gate.stop.remote())
+        self._fit.join()
+
+    def _run(self, shared: Shared, group: Group) -> None:
+        try:
+            _trainer(self._trial, shared, group, self._gate).fit()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._gate.close.remote()
+
+
+def _trainer(trial: TrialConfig, shared: Shared, group: Group, gate: Any) -> Any:
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"trial": config["trial"], "shared": shared},
+        train_loop_config={"trial": trial.as_dict(), "shared": shared, "gate": gate},
         scaling_config=ray.train.ScalingConfig(
             num_workers=group.num_workers,
             use_gpu=group.gpus_per_worker > 0,
             resources_per_worker=_resources(group),
         ),
         run_config=ray.train.RunConfig(
-            name=TrialConfig.from_dict(config["trial"]).trial_id,
+            name=trial.trial_id,
             storage_path=group.storage,
-            callbacks=[TuneReportCallback()],
+            callbacks=[ReportToGate(gate)],
             failure_config=ray.train.FailureConfig(max_failures=MAX_WORKER_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
-    ).fit()
+    )
 
 
 def _resources(group: Group) -> dict[str, float]:
