@@ -35,19 +35,20 @@ class Supervisor(tune.Trainable):  # type: ignore[misc]
         """Start the worker group; it trains its first epoch at once."""
         self._trial = TrialConfig.from_dict(config["trial"])
         self._gate = ray.remote(num_cpus=0)(Gate).remote()
+        self._epoch = 0
         self._error: BaseException | None = None
         self._fit = threading.Thread(target=self._run, args=(shared, group), daemon=True)
         self._fit.start()
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next epoch's metrics, and let the workers go on to the one after."""
+        """Let the workers train one epoch more, and wait for its metrics."""
+        self._gate.allow.remote(self._epoch + 1)
         report = ray.get(self._gate.next_report.remote())
         if report is None:
             self._fit.join()
             raise self._error or RuntimeError("the workers ended before their last epoch")
-        epoch = int(report["epoch"])
-        self._gate.allow.remote(epoch + 1)
-        return {**report, "done": epoch == self._trial.train.epochs}
+        self._epoch = int(report["epoch"])
+        return {**report, "done": self._epoch == self._trial.train.epochs}
 
     def cleanup(self) -> None:
         """End the workers at their next epoch boundary, and wait until their resources are free."""
