@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
-from pipelines.job import Shared
+from pipelines.shared import Shared
 from pipelines.tracking import RunRecord, Tracker
 from utuning.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort, Score
@@ -34,10 +34,11 @@ def score_bundles(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) ->
     """Score bundles on a table of images; those that leave the backbone frozen run together, as one cohort."""
     import torch
 
+    from pipelines.job import load_backbone
     from utuning.predict import best_device
 
     torch.set_num_threads(shared.cpus_per_worker)
-    backbone = shared.load_backbone().to(best_device())
+    backbone = load_backbone(shared).to(best_device())
     members = [bundle.member(backbone) for bundle in bundles]
     frozen = [k for k, member in enumerate(members) if member.trunk is None]
     groups = [frozen] * bool(frozen) + [[k] for k in range(len(members)) if k not in frozen]

@@ -6,8 +6,6 @@ Data and backbone arrive through Ray's object store, so a worker needs no file o
 import resource
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +16,24 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
 
+from pipelines.shared import BUNDLE, Shared
 from utuning.backbone import Backbone
 from utuning.bundle import bundle_bytes, save_bundle
 from utuning.cohort import Cohort, Score
-from utuning.configs import BackboneConfig, TrialConfig
+from utuning.configs import TrialConfig
 from utuning.data.loader import Loader
 from utuning.member import Member
 
-STATE, BUNDLE = "state.pt", "bundle"
+STATE = "state.pt"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What all trials of a search share, in the object store: split tables, the backbone's arrays, names."""
-
-    tables: Mapping[str, ray.ObjectRef]
-    backbone_state: ray.ObjectRef
-    backbone: BackboneConfig
-    class_names: tuple[str, ...]
-    versions: Mapping[str, str]
-    cpus_per_worker: int
-
-    def load_backbone(self) -> Backbone:
-        """Build the backbone from the arrays of the object store."""
-        arrays = ray.get(self.backbone_state)
-        # The store's pages are read-only; the model copies them into its own parameters.
-        return Backbone.from_config(
-            self.backbone, {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
-        )
+def load_backbone(shared: Shared) -> Backbone:
+    """Build the backbone from the arrays of the object store."""
+    arrays = ray.get(shared.backbone_state)
+    # The store's pages are read-only; the model copies them into its own parameters.
+    return Backbone.from_config(
+        shared.backbone, {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+    )
 
 
 class TrialJob:
@@ -56,7 +44,7 @@ class TrialJob:
         context = ray.train.get_context()
         self.worker, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.trial, self.shared, self.gate = trial, shared, gate
-        self.backbone = shared.load_backbone().to(ray.train.torch.get_device())
+        self.backbone = load_backbone(shared).to(ray.train.torch.get_device())
         self.train_loader, self.val_loader = self._loader("train"), self._loader("val")
         self.member = Member(
             self.backbone,
@@ -150,11 +138,6 @@ class TrialJob:
             train=split == "train",
             threads=self.shared.cpus_per_worker,
         )
-
-
-def train_worker(config: dict[str, Any]) -> None:
-    """The entry point of every worker of a trial's group."""
-    TrialJob(TrialConfig.from_dict(config["trial"]), config["shared"], config["gate"]).run()
 
 
 def peak_memory_bytes() -> int:

@@ -11,7 +11,7 @@ from ray.tune import Callback
 
 from pipelines.board import Board
 from pipelines.gate import CHECKPOINT_PATH
-from pipelines.job import BUNDLE
+from pipelines.shared import BUNDLE
 from pipelines.tracking import Outcome, Status, Tracker
 from utuning.configs import TrialConfig
 

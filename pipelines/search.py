@@ -167,7 +167,7 @@ def _share(ready: Prepared, profile: Profile) -> Any:
     """Put the data and the backbone where every worker of the cluster can read them."""
     import ray
 
-    from pipelines.job import Shared
+    from pipelines.shared import Shared
 
     state = {name: value.cpu().numpy() for name, value in ready.backbone.trunk.model.state_dict().items()}
     return Shared(
@@ -215,6 +215,7 @@ def _tune(
                 scheduler=_scheduler(space),
                 metric=space.metric,
                 mode="max" if space.maximise else "min",
+                reuse_actors=True,
                 max_concurrent_trials=profile.concurrent_trials(resources.cpus, resources.gpus),
                 trial_name_creator=lambda trial: trial.config["name"],
                 trial_dirname_creator=lambda trial: TrialConfig.from_dict(trial.config["trial"]).trial_id,

@@ -9,7 +9,7 @@ import ray.train
 from ray import tune
 
 from pipelines.gate import Gate, ReportToGate
-from pipelines.job import Shared, train_worker
+from pipelines.shared import Shared, train_worker
 from utuning.configs import TrialConfig
 
 MAX_WORKER_FAILURES = 2
@@ -31,14 +31,13 @@ class Supervisor(tune.Trainable):  # type: ignore[misc]
     The Train run's name is the trial's id, so that a job which was cut off goes on from its last checkpoint.
     """
 
+    _epoch: int
+    _fit: threading.Thread
+
     def setup(self, config: dict[str, Any], shared: Shared, group: Group) -> None:
-        """Start the worker group; it trains its first epoch at once."""
-        self._trial = TrialConfig.from_dict(config["trial"])
-        self._gate = ray.remote(num_cpus=0)(Gate).remote()
-        self._epoch = 0
-        self._error: BaseException | None = None
-        self._fit = threading.Thread(target=self._run, args=(shared, group), daemon=True)
-        self._fit.start()
+        """Start the first trial of this process."""
+        self._shared, self._group = shared, group
+        self._begin(config)
 
     def step(self) -> dict[str, Any]:
         """Let the workers train one epoch more, and wait for its metrics."""
@@ -50,14 +49,35 @@ class Supervisor(tune.Trainable):  # type: ignore[misc]
         self._epoch = int(report["epoch"])
         return {**report, "done": self._epoch == self._trial.train.epochs}
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial, so that its supervisor need not start a process and import Ray Train anew."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save: the Ray Train run keeps the checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load: the Ray Train run goes on from its own checkpoint."""
+
     def cleanup(self) -> None:
         """End the workers at their next epoch boundary, and wait until their resources are free."""
         ray.get(self._gate.stop.remote())
         self._fit.join()
 
-    def _run(self, shared: Shared, group: Group) -> None:
+    def _begin(self, config: dict[str, Any]) -> None:
+        """Start the trial's worker group, in a thread that waits for its end."""
+        self._trial = TrialConfig.from_dict(config["trial"])
+        self._gate = ray.remote(num_cpus=0)(Gate).remote()
+        self._epoch = 0
+        self._error: BaseException | None = None
+        self._fit = threading.Thread(target=self._run, daemon=True)
+        self._fit.start()
+
+    def _run(self) -> None:
         try:
-            _trainer(self._trial, shared, group, self._gate).fit()
+            _trainer(self._trial, self._shared, self._group, self._gate).fit()
         except BaseException as error:
             self._error = error
         finally:
