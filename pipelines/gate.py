@@ -2,16 +2,12 @@
 
 Workers wait at the gate after every epoch, so that a trial which the scheduler stops ends by itself: its Ray Train run
 finishes as usual and gives its resources back. Killing it instead would leave them to Ray's cleaner, which needs the
-State API and can hang the search without it.
+State API and can hang the search without it. This module imports no ray: its process is to start quickly.
 """
 
 import asyncio
 from collections.abc import Mapping
 from typing import Any
-
-from ray.train import Checkpoint, UserCallback
-
-CHECKPOINT_PATH = "checkpoint_path"
 
 
 class Gate:
@@ -52,17 +48,3 @@ class Gate:
         async with self._granted:
             await self._granted.wait_for(lambda: not self._open or epoch <= self._last_epoch_allowed)
             return self._open
-
-
-class ReportToGate(UserCallback):  # type: ignore[misc]
-    """Passes what worker 0 reported, and where its checkpoint lies, from Ray Train's controller to the gate."""
-
-    def __init__(self, gate: Any) -> None:
-        self._gate = gate
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None = None
-    ) -> None:
-        """Called by Ray Train once all workers have reported an epoch."""
-        path = {CHECKPOINT_PATH: checkpoint.path} if checkpoint is not None else {}
-        self._gate.report.remote({**metrics[0], **path})

@@ -10,8 +10,7 @@ from ray.train import Checkpoint
 from ray.tune import Callback
 
 from pipelines.board import Board
-from pipelines.gate import CHECKPOINT_PATH
-from pipelines.shared import BUNDLE
+from pipelines.shared import BUNDLE, CHECKPOINT_PATH
 from pipelines.tracking import Outcome, Status, Tracker
 from utuning.configs import TrialConfig
 

@@ -10,6 +10,8 @@ from utuning.configs import BackboneConfig, TrialConfig
 
 BUNDLE = "bundle"
 """The bundle's folder inside a checkpoint."""
+CHECKPOINT_PATH = "checkpoint_path"
+"""The metric that says where an epoch's checkpoint lies."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import Any
 import ray
 import ray.train
 from ray import tune
+from ray.train import Checkpoint, UserCallback
 
-from pipelines.gate import Gate, ReportToGate
-from pipelines.shared import Shared, train_worker
+from pipelines.gate import Gate
+from pipelines.shared import CHECKPOINT_PATH, Shared, train_worker
 from utuning.configs import TrialConfig
 
 MAX_WORKER_FAILURES = 2
@@ -23,6 +24,20 @@ class Group:
     cpus_per_worker: int
     gpus_per_worker: int
     storage: str
+
+
+class ReportToGate(UserCallback):  # type: ignore[misc]
+    """Passes what worker 0 reported, and where its checkpoint lies, from Ray Train's controller to the gate."""
+
+    def __init__(self, gate: Any) -> None:
+        self._gate = gate
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None = None
+    ) -> None:
+        """Called by Ray Train once all workers have reported an epoch."""
+        path = {CHECKPOINT_PATH: checkpoint.path} if checkpoint is not None else {}
+        self._gate.report.remote({**metrics[0], **path})
 
 
 class Supervisor(tune.Trainable):  # type: ignore[misc]
