@@ -45,7 +45,7 @@ def ray_session(profile: Profile) -> Iterator[Resources]:
     Raises:
         ClusterError: the address does not answer.
     """
-    for key, value in DRIVER_ENVIRONMENT.items():
+    for key, value in {**DRIVER_ENVIRONMENT, **_token(profile)}.items():
         os.environ.setdefault(key, value)
     import ray
 
@@ -62,6 +62,12 @@ def ray_session(profile: Profile) -> Iterator[Resources]:
         yield Resources(have.get("CPU", 0.0), have.get("GPU", 0.0))
     finally:
         ray.shutdown()
+
+
+def _token(profile: Profile) -> dict[str, str]:
+    """Ray protects a cluster with the user's token once there is one, but clients show it only when told to."""
+    has_token = (Path.home() / ".ray" / "auth_token").exists()
+    return {"RAY_AUTH_MODE": "token"} if profile.address and has_token else {}
 
 
 def _arguments(profile: Profile) -> dict[str, Any]:
