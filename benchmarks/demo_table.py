@@ -4,7 +4,8 @@
 
 The U-Tuning configurations are the demo space's own random trials; linear and full fine-tuning have two learning rates
 each. Each family's configuration is chosen by its mean val accuracy over the seeds; only then is test read, for the
-chosen three. Members of one seed train together as a cohort (full fine-tuning alone). Writes docs/results/demo/three_seeds.{md,json}.
+chosen three. Members of one seed train together as a cohort (full fine-tuning alone).
+Writes docs/results/demo/three_seeds.{md,json}.
 """
 
 import json
@@ -102,8 +103,9 @@ def markdown(table: Sequence[dict[str, Any]], seconds: float) -> str:
     lines = [
         "# Demo data: linear probe, best U-Tuning, full fine-tuning",
         "",
-        "Drawn demo data, not a benchmark. `python benchmarks/demo_table.py`: 6 epochs each, seeds 0, 1, 2; configuration",
-        "chosen on val (mean over seeds), test read once for the chosen ones; 95 % confidence intervals (Student t, 3 seeds).",
+        "Drawn demo data, not a benchmark. `python benchmarks/demo_table.py`: 6 epochs each, seeds 0, 1, 2;",
+        "configuration chosen on val (mean over seeds), test read once for the chosen ones; 95 % confidence intervals",
+        "(Student t, 3 seeds).",
         "",
         "| family | chosen configuration | tried | trainable | val % | test % |",
         "|---|---|---:|---:|---:|---:|",
