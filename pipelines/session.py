@@ -74,7 +74,12 @@ def _arguments(profile: Profile) -> dict[str, Any]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": False}
     if profile.address is None:
         # The dashboard's State API is what lets Ray free the workers of a trial that was stopped.
-        local = {"num_cpus": os.cpu_count(), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        local = {
+            "address": "local",
+            "num_cpus": os.cpu_count(),
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+        }
         return {**common, **local, "runtime_env": {"env_vars": LOCAL_ENVIRONMENT}}
     root = Path(__file__).parent.parent
     modules = [str(root / name) for name in PACKAGES]
