@@ -21,7 +21,7 @@ import torch
 
 from pipelines import provenance
 from pipelines.leaderboard import half_width
-from pipelines.search import Prepared, prepare_search
+from pipelines.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from utuning.cohort import Cohort

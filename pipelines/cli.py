@@ -40,10 +40,10 @@ HOME = Path("runs")
 @app.command()
 def plan(space: Space, overrides: Overrides = None, home: Home = HOME) -> None:
     """Show what a search would do, without doing it."""
-    from pipelines import search, show
+    from pipelines import plan, show
     from search_spaces.loader import load_space
 
-    show.show_plan(search.prepare_search(load_space(space, overrides or ()), Workspace(home)), _console())
+    show.show_plan(plan.prepare_search(load_space(space, overrides or ()), Workspace(home)), _console())
 
 
 @app.command()
@@ -213,7 +213,8 @@ def run_reporting_errors(run: Callable[[], object]) -> NoReturn:
 def _run(space: Any, cluster: str, num_workers: int | None, resume: bool, home: Path, tracking_uri: str | None) -> None:
     from cluster.profile import load_profile
     from pipelines import show
-    from pipelines.search import prepare_search, run_search
+    from pipelines.plan import prepare_search
+    from pipelines.search import run_search
 
     profile, workspace, console = load_profile(cluster, num_workers), Workspace(home), _console()
     ready = prepare_search(space, workspace)

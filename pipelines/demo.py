@@ -13,7 +13,8 @@ def demo(home: Path = Path("runs")) -> None:
 
     from cluster.profile import load_profile
     from pipelines import compare, show
-    from pipelines.search import prepare_search, run_search
+    from pipelines.plan import prepare_search
+    from pipelines.search import run_search
     from pipelines.tracking import Tracker
     from pipelines.workspace import Workspace
     from search_spaces.loader import load_space

@@ -86,7 +86,8 @@ def _disk(workspace: Workspace) -> str:
 
 
 def _tracking(workspace: Workspace, tracking_uri: str) -> str:
-    from pipelines.tracking import Tracker, safe
+    from pipelines.store import safe
+    from pipelines.tracking import Tracker
 
     spaces = Tracker.open(tracking_uri, workspace.artifacts).spaces()
     return f"{safe(tracking_uri)} answers; searched spaces: {', '.join(spaces) or 'none yet'}"

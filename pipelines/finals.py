@@ -12,18 +12,19 @@ from pipelines.tracking import RunRecord, Tracker
 from utuning.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort, Score
 from utuning.data.loader import Loader
+from utuning.data.shards import DatasetInfo, read_split
 
 BATCH_SIZE = 64
 
 
 def measure_test(
-    tracker: Tracker, runs: Sequence[RunRecord], shared: Shared, test: pa.Table, *, cpus: int, gpus: int
+    tracker: Tracker, runs: Sequence[RunRecord], shared: Shared, dataset: DatasetInfo, *, cpus: int, gpus: int
 ) -> dict[str, Score]:
     """Score the bundles of these runs on test, log it, and give the scores by run id."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
         task = ray.remote(num_cpus=cpus, num_gpus=gpus)(score_bundles)
-        scores: list[Score] = ray.get(task.remote(bundles, shared, ray.put(test)))
+        scores: list[Score] = ray.get(task.remote(bundles, shared, ray.put(read_split(dataset, "test"))))
     for run, score in zip(runs, scores, strict=True):
         metrics = {"test/accuracy": score.accuracy, "test/loss": score.loss, "test/count": score.count}
         tracker.log_test(run.run_id, metrics)

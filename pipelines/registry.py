@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.tracking import Tracker, in_words
+from pipelines.store import in_words
+from pipelines.tracking import Tracker
 from utuning.errors import TrackingError, nearest
 
 CHAMPION = "champion"

@@ -4,42 +4,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from statistics import fmean
 from typing import Any
 
 from cluster.profile import Profile
 from pipelines import provenance
 from pipelines.board import Board
-from pipelines.datasets import prepared
+from pipelines.champions import finalists, promote
 from pipelines.leaderboard import Row, rows
-from pipelines.promotion import Candidate, Decision, best, decide
-from pipelines.registry import Registry
+from pipelines.plan import Prepared, num_trials
+from pipelines.promotion import Decision
 from pipelines.session import Resources, ray_session
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import Facts, SearchSpace
-from utuning.backbone import Backbone
 from utuning.configs import TrialConfig, digest
-from utuning.data.shards import DatasetInfo, read_split
-from utuning.data.space import require_space
-from utuning.errors import TrackingError
-from utuning.member import Member
+from utuning.data.shards import read_split
 
-# Bundles, checkpoints and Ray's own state of a small search; large backbones add their own below.
-MIN_FREE_BYTES = 500_000_000
 # A supervising trial process takes memory, not a CPU: all CPUs are for the workers.
 SUPERVISOR_MEMORY = 100_000_000
-VAL = "val/accuracy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Everything that is known before a cluster is asked for anything."""
-
-    space: SearchSpace
-    dataset: DatasetInfo
-    backbone: Backbone
-    facts: Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,54 +35,6 @@ class Finished:
     seconds: float
 
 
-def prepare_search(space: SearchSpace, workspace: Workspace) -> Prepared:
-    """Prepare the data, load the backbone, and check that every configuration of the space can be built.
-
-    Raises:
-        DataError, BackboneError, PlacementError, ConfigError: what cannot be used, before any work starts.
-    """
-    require_space(workspace.root, MIN_FREE_BYTES)
-    dataset = prepared(space.dataset, workspace)
-    backbone = Backbone.from_config(space.backbone)
-    facts = Facts(
-        data_fingerprint=dataset.fingerprint,
-        num_classes=len(dataset.class_names),
-        backbone_fingerprint=backbone.fingerprint,
-    )
-    ready = Prepared(space=space, dataset=dataset, backbone=backbone, facts=facts)
-    for trial in probing_trials(ready):
-        build_member(ready, trial)
-    return ready
-
-
-def probing_trials(ready: Prepared) -> list[TrialConfig]:
-    """The baselines, and trials that between them take every listed value and every end of an interval."""
-    space = ready.space
-    domains = space.domains
-    first = {path: domain.probes()[0] for path, domain in domains.items()}
-    choices = [first] + [{**first, path: value} for path, domain in domains.items() for value in domain.probes()[1:]]
-    trials = space.baseline_trials(ready.facts) + [
-        space.trial(values, space.seeds[0], ready.facts) for values in choices
-    ]
-    return list({trial.config_id: trial for trial in trials}.values())
-
-
-def build_member(ready: Prepared, trial: TrialConfig) -> Member:
-    """The member that a trial trains."""
-    return Member(ready.backbone, num_classes=trial.num_classes, config=trial.train, tuners=trial.tuners)
-
-
-def planned_trials(ready: Prepared) -> list[TrialConfig]:
-    """The trials known before the search starts: all of a random one, the baselines of an adaptive one."""
-    known = ready.space.baseline_trials(ready.facts)
-    return known if ready.space.budget.searcher == "optuna" else known + ready.space.random_trials(ready.facts)
-
-
-def num_trials(space: SearchSpace) -> int:
-    """How many trials a search has at most."""
-    return (len(space.baselines) + space.budget.num_trials) * len(space.seeds)
-
-
 def run_search(
     ready: Prepared, *, profile: Profile, workspace: Workspace, tracking_uri: str | None = None, resume: bool = False
 ) -> Finished:
@@ -111,6 +45,8 @@ def run_search(
     Raises:
         ClusterError, TrackingError: a cluster or store that cannot be used; finished trials are kept.
     """
+    from pipelines.finals import measure_test
+
     started = time.monotonic()
     tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
     search_id = _search_id(ready, tracker, resume)
@@ -122,11 +58,13 @@ def run_search(
         try:
             _tune(ready, profile, resources, tracker, parent, search_id, shared, storage)
             done = _search_runs(tracker, ready.space, search_id)
-            _measure_finalists(ready, tracker, done, shared, profile, resources)
+            if still := finalists(ready, done):
+                gpus = profile.gpus(resources.gpus)
+                measure_test(tracker, still, shared, ready.dataset, cpus=profile.cpus_per_worker, gpus=gpus)
         except BaseException:
             tracker.finish_search(parent, "KILLED", {}, {})
             raise
-    decision, champion_run_id = _promote(ready.space, tracker, done)
+    decision, champion_run_id = promote(ready.space, tracker, done)
     found = rows(tracker.runs(ready.space.name), champion_run_id=champion_run_id, search_id=search_id)
     seconds = time.monotonic() - started
     tracker.finish_search(parent, "FINISHED", {"search_time_s": seconds}, {"outcome": "completed"})
@@ -257,65 +195,3 @@ def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[R
 def _final_metrics(runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
     over = [run for run in runs if run.outcome in ("completed", "stopped") and metric in run.metrics]
     return {run.trial.trial_id: run.metrics[metric] for run in over}
-
-
-def _measure_finalists(
-    ready: Prepared,
-    tracker: Tracker,
-    runs: Sequence[RunRecord],
-    shared: Any,
-    profile: Profile,
-    resources: Resources,
-) -> None:
-    """Read test once: for the best configuration and the baselines, all their seeds."""
-    from pipelines.finals import measure_test
-
-    chosen = {best(_candidates(runs)).config_id}
-    chosen |= {trial.config_id for trial in ready.space.baseline_trials(ready.facts)}
-    finalists = [
-        run for run in _completed(runs) if run.trial.config_id in chosen and "test/accuracy" not in run.metrics
-    ]
-    if finalists:
-        gpus = profile.gpus(resources.gpus)
-        test = read_split(ready.dataset, "test")
-        measure_test(tracker, finalists, shared, test, cpus=profile.cpus_per_worker, gpus=gpus)
-
-
-def _promote(space: SearchSpace, tracker: Tracker, runs: Sequence[RunRecord]) -> tuple[Decision, str]:
-    """Move the champion alias where the rule says so; gives the decision and the champion's run."""
-    registry = Registry(tracker)
-    candidate = best(_candidates(runs))
-    held = registry.champion(space.model_name)
-    champion = Candidate.from_tags(held.run_id, held.tags) if held else None
-    decision = decide(candidate, champion)
-    if decision.promote:
-        registry.promote(space.model_name, candidate.run_id, tags=candidate.as_tags())
-    return decision, candidate.run_id if decision.promote or champion is None else champion.run_id
-
-
-def _candidates(runs: Sequence[RunRecord]) -> list[Candidate]:
-    """One candidate for each configuration: its val is the mean over seeds, its run the seed that did best."""
-    by_config: dict[str, list[RunRecord]] = {}
-    for run in _completed(runs):
-        by_config.setdefault(run.trial.config_id, []).append(run)
-    return [_candidate(seeds) for seeds in by_config.values()]
-
-
-def _completed(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    completed = [run for run in runs if run.outcome == "completed" and VAL in run.metrics]
-    if not completed:
-        raise TrackingError("no trial of this search ran to its end; see the runs' `error` tags in the MLflow UI")
-    return completed
-
-
-def _candidate(seeds: Sequence[RunRecord]) -> Candidate:
-    shown = max(seeds, key=lambda run: (run.metrics[VAL], -run.trial.train.seed))
-    return Candidate(
-        run_id=shown.run_id,
-        config_id=shown.trial.config_id,
-        val=fmean(run.metrics[VAL] for run in seeds),
-        trainable_params=int(shown.metrics["trainable_params"]),
-        protocol=shown.trial.protocol,
-        data_fingerprint=shown.trial.data_fingerprint,
-        backbone_fingerprint=shown.trial.backbone_fingerprint,
-    )

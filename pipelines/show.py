@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.plan import Prepared, build_member, num_trials, planned_trials
 from pipelines.render import table as leaderboard_table
-from pipelines.search import Finished, Prepared, build_member, num_trials, planned_trials
+from pipelines.search import Finished
 from pipelines.workspace import Workspace
 from utuning.configs import TrialConfig
 from utuning.member import Member

@@ -5,17 +5,15 @@ Only the driver process uses this. MLflow is imported when a store is opened, so
 
 import json
 import math
-import os
-import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.store import beside_sqlite, connect, in_words, safe
 from utuning.configs import TrialConfig
 from utuning.errors import TrackingError, nearest
 
@@ -24,7 +22,6 @@ Outcome = Literal["completed", "stopped", "failed"]
 
 # The store's longest tag is 8,000 characters; the end of an error says most.
 ERROR_CHARS = 4000
-STORES = "sqlite:///FOLDER/mlflow.db, http(s)://HOST:PORT, or another database that MLflow knows (postgresql://…)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +54,9 @@ class Tracker:
         Raises:
             TrackingError: the store cannot be reached or used; said within about ten seconds.
         """
-        scheme = _scheme(uri)
-        _quiet()
-        if scheme in ("sqlite", "postgresql", "mysql", "mssql"):
-            _probe_database(uri)
-            root = artifact_root or _beside_sqlite(uri)
-        else:
-            root = None
-        return cls(_connect(uri), uri, root.resolve() if root else None)
+        client, database = connect(uri)
+        root = (artifact_root or beside_sqlite(uri)) if database else None
+        return cls(client, uri, root.resolve() if root else None)
 
     def start_search(
         self, space_name: str, *, search_id: str, params: Mapping[str, Any], tags: Mapping[str, str]
@@ -288,25 +280,6 @@ def flat(trial: TrialConfig) -> dict[str, str]:
     return {key: _text(value) for key, value in {**values, **params}.items()}
 
 
-@contextmanager
-def in_words(doing: str) -> Iterator[None]:
-    """Turn a failure of the store, or of the disk below it, into a `TrackingError` that says what was being done."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"could not {doing}: {_first_line(error)}; check that the tracking store is up and its disk has space, "
-            "then start the same command again: finished trials are kept"
-        ) from error
-
-
-def safe(text: str) -> str:
-    """Take passwords out of the URIs in a text."""
-    return re.sub(r"(://[^/:@\s]*):[^@/\s]*@", r"\1@", text)
-
-
 def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
@@ -334,101 +307,3 @@ def _record(run: Any) -> RunRecord:
         metrics=dict(run.data.metrics),
         start_time=run.info.start_time,
     )
-
-
-def _scheme(uri: str) -> str:
-    scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else uri
-    if scheme == "file" or (scheme == uri and scheme != "databricks"):
-        raise TrackingError(
-            f"{uri!r} is no tracking store: MLflow no longer writes runs to folders; allowed: {STORES}. "
-            "`mlflow migrate-filestore` moves the runs of an old folder to a database"
-        )
-    return scheme
-
-
-def _quiet() -> None:
-    """Keep MLflow's notices, progress bars and usage reports out of the terminal, unless the user asked for them."""
-    import logging
-
-    for key in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
-        os.environ.setdefault(key, "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow  # noqa: F401
-
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _beside_sqlite(uri: str) -> Path | None:
-    path = uri.partition(":///")[2]
-    return Path(path).parent / "artifacts" if uri.startswith("sqlite") else None
-
-
-def _probe_database(uri: str) -> None:
-    """Connect once, since MLflow itself would go on trying for more than a minute."""
-    import sqlalchemy
-
-    sqlite = uri.startswith("sqlite")
-    try:
-        if sqlite:
-            _make_writable(Path(uri.partition(":///")[2]))
-        timeout = {} if sqlite or uri.startswith("mssql") else {"connect_timeout": 5}
-        engine = sqlalchemy.create_engine(uri, connect_args=timeout)
-        with engine.connect():
-            sqlalchemy.inspect(engine).get_table_names()
-        engine.dispose()
-    except (sqlalchemy.exc.SQLAlchemyError, OSError, ImportError) as error:
-        raise _unreachable(uri, error) from error
-
-
-def _make_writable(database: Path) -> None:
-    if database.parent.exists() and not database.parent.is_dir():
-        raise NotADirectoryError(f"{str(database.parent)!r} is not a folder")
-    database.parent.mkdir(parents=True, exist_ok=True)
-    for place in (database.parent, *([database] if database.exists() else [])):
-        if not os.access(place, os.W_OK):
-            raise PermissionError(f"{str(place)!r} is not writable")
-
-
-def _connect(uri: str) -> Any:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    try:
-        with _hurried():
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
-        raise _unreachable(uri, error) from error
-    return client
-
-
-@contextmanager
-def _hurried() -> Iterator[None]:
-    """Let requests fail soon: the first one finds out whether anybody listens, later ones may wait for a restart."""
-    hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    before = {key: os.environ.get(key) for key in hurry}
-    os.environ.update(hurry)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-
-
-def _unreachable(uri: str, error: Exception) -> TrackingError:
-    return TrackingError(
-        f"the tracking store {safe(uri)!r} cannot be used: {_first_line(error)}; allowed: {STORES}; "
-        "check the address, that the server runs, that a database's driver is installed and that you may write there"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    # The exceptions of `requests` are OSErrors, and hold pages of connection pools.
-    if not isinstance(error, OSError) and isinstance(error.__cause__ or error.__context__, OSError):
-        return "no answer from the server"
-    return safe((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -1,0 +1,73 @@
+"""What is known before a cluster is asked for anything: data, backbone, and trials that can all be built."""
+
+from dataclasses import dataclass
+
+from pipelines.datasets import prepared
+from pipelines.workspace import Workspace
+from search_spaces.space import Facts, SearchSpace
+from utuning.backbone import Backbone
+from utuning.configs import TrialConfig
+from utuning.data.shards import DatasetInfo
+from utuning.data.space import require_space
+from utuning.member import Member
+
+# Bundles, checkpoints and Ray's own state of a small search.
+MIN_FREE_BYTES = 500_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A checked space with its data and its backbone."""
+
+    space: SearchSpace
+    dataset: DatasetInfo
+    backbone: Backbone
+    facts: Facts
+
+
+def prepare_search(space: SearchSpace, workspace: Workspace) -> Prepared:
+    """Prepare the data, load the backbone, and check that every configuration of the space can be built.
+
+    Raises:
+        DataError, BackboneError, PlacementError, ConfigError: what cannot be used, before any work starts.
+    """
+    require_space(workspace.root, MIN_FREE_BYTES)
+    dataset = prepared(space.dataset, workspace)
+    backbone = Backbone.from_config(space.backbone)
+    facts = Facts(
+        data_fingerprint=dataset.fingerprint,
+        num_classes=len(dataset.class_names),
+        backbone_fingerprint=backbone.fingerprint,
+    )
+    ready = Prepared(space=space, dataset=dataset, backbone=backbone, facts=facts)
+    for trial in probing_trials(ready):
+        build_member(ready, trial)
+    return ready
+
+
+def probing_trials(ready: Prepared) -> list[TrialConfig]:
+    """The baselines, and trials that between them take every listed value and every end of an interval."""
+    space = ready.space
+    domains = space.domains
+    first = {path: domain.probes()[0] for path, domain in domains.items()}
+    choices = [first] + [{**first, path: value} for path, domain in domains.items() for value in domain.probes()[1:]]
+    trials = space.baseline_trials(ready.facts) + [
+        space.trial(values, space.seeds[0], ready.facts) for values in choices
+    ]
+    return list({trial.config_id: trial for trial in trials}.values())
+
+
+def build_member(ready: Prepared, trial: TrialConfig) -> Member:
+    """The member that a trial trains."""
+    return Member(ready.backbone, num_classes=trial.num_classes, config=trial.train, tuners=trial.tuners)
+
+
+def planned_trials(ready: Prepared) -> list[TrialConfig]:
+    """The trials known before the search starts: all of a random one, the baselines of an adaptive one."""
+    known = ready.space.baseline_trials(ready.facts)
+    return known if ready.space.budget.searcher == "optuna" else known + ready.space.random_trials(ready.facts)
+
+
+def num_trials(space: SearchSpace) -> int:
+    """How many trials a search has at most."""
+    return (len(space.baselines) + space.budget.num_trials) * len(space.seeds)
