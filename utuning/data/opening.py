@@ -13,8 +13,9 @@ from utuning.errors import DataError
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
 
 
-def open_dataset(folder: Path) -> DatasetInfo:
+def open_dataset(folder: Path | str) -> DatasetInfo:
     """Read the description of a stored data set and check that its shards are complete."""
+    folder = Path(folder)
     if not folder.is_dir():
         raise fault(
             f"The folder {str(folder)!r} does not exist",
