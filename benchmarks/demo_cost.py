@@ -6,6 +6,7 @@ Runs the demo twice in one folder (the second run finds the data and the champio
 proportional set size of every process that carries the run's marker, and writes benchmarks/results/demo_cost.json.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -69,8 +70,11 @@ def run_once(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write the result file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=2)
+    count = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:
-        runs = [run_once(Path(folder)) for _ in range(2)]
+        runs = [run_once(Path(folder)) for _ in range(count)]
     provenanced = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(

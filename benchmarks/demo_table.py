@@ -98,12 +98,12 @@ def rows(ready: Prepared, by_seed: Sequence[Trained]) -> list[dict[str, Any]]:
     return found
 
 
-def markdown(table: Sequence[dict[str, Any]], seconds: float) -> str:
+def markdown(table: Sequence[dict[str, Any]], num_epochs: int, seconds: float) -> str:
     """The table as a page."""
     lines = [
         "# Demo data: linear probe, best U-Tuning, full fine-tuning",
         "",
-        "Drawn demo data, not a benchmark. `python benchmarks/demo_table.py`: 6 epochs each, seeds 0, 1, 2;",
+        f"Drawn demo data, not a benchmark. `python benchmarks/demo_table.py`: {num_epochs} epochs each, seeds 0, 1, 2;",
         "configuration chosen on val (mean over seeds), test read once for the chosen ones; 95 % confidence intervals",
         "(Student t, 3 seeds).",
         "",
@@ -134,7 +134,7 @@ def main() -> None:
             print(f"seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
         table = rows(ready, by_seed)
         facts = asdict(ready.facts)
-    page = markdown(table, time.perf_counter() - started)
+    page = markdown(table, trials[0].train.epochs, time.perf_counter() - started)
     print(page)
     RESULT.mkdir(parents=True, exist_ok=True)
     (RESULT / "three_seeds.md").write_text(page)
