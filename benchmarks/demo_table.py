@@ -103,7 +103,7 @@ def markdown(table: Sequence[dict[str, Any]], num_epochs: int, seconds: float) -
     lines = [
         "# Demo data: linear probe, best U-Tuning, full fine-tuning",
         "",
-        f"Drawn demo data, not a benchmark. `python benchmarks/demo_table.py`: {num_epochs} epochs each, seeds 0, 1, 2;",
+        f"Drawn demo data, not a benchmark. `python benchmarks/demo_table.py`: {num_epochs} epochs, seeds 0, 1, 2;",
         "configuration chosen on val (mean over seeds), test read once for the chosen ones; 95 % confidence intervals",
         "(Student t, 3 seeds).",
         "",
