@@ -2,7 +2,7 @@
 
     python benchmarks/demo_cost.py
 
-Runs the demo twice in one folder (the second run finds the data and the champion of the first), sums once a second the
+Runs the demo twice in one folder (the second run finds the data and the champion of the first), sums every few seconds the
 proportional set size of every process that carries the run's marker, and writes benchmarks/results/demo_cost.json.
 """
 
@@ -19,6 +19,8 @@ from typing import Any
 
 from pipelines import provenance
 
+# Reading the memory of some thirty processes takes a while itself.
+INTERVAL_S = 4.0
 MARKER = "UTUNING_COST_RUN"
 RESULT = Path(__file__).parent / "results" / "demo_cost.json"
 
@@ -45,8 +47,8 @@ def pss_bytes(folder: Path) -> int:
 
 
 def watch(marker: str, stop: threading.Event, samples: list[int]) -> None:
-    """Sample once a second until told to stop."""
-    while not stop.wait(1.0):
+    """Sample until told to stop."""
+    while not stop.wait(INTERVAL_S):
         samples.append(sum(pss_bytes(folder) for folder in marked_processes(marker)))
 
 
