@@ -2,8 +2,8 @@
 
     python benchmarks/demo_cost.py
 
-Runs the demo twice in one folder (the second run finds the data and the champion of the first), sums every few seconds the
-proportional set size of every process that carries the run's marker, and writes benchmarks/results/demo_cost.json.
+Runs the demo twice in one folder (the second run finds the data and the champion of the first), sums every few seconds
+the proportional set size of every process that carries the run's marker, and writes benchmarks/results/demo_cost.json.
 """
 
 import argparse
