@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking import Tracker, flat, safe
+from pipelines.store import safe
+from pipelines.tracking import Tracker, flat
 from utuning.configs import TrainConfig, TrialConfig, TunerConfig
 from utuning.errors import TrackingError
 
