@@ -45,12 +45,13 @@ def run_search(
     Raises:
         ClusterError, TrackingError: a cluster or store that cannot be used; finished trials are kept.
     """
-    from pipelines.finals import measure_test
-
     started = time.monotonic()
     tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
     search_id = _search_id(ready, tracker, resume)
     with ray_session(profile) as resources:
+        # Ray reads its environment when it is imported, and the session sets that first.
+        from pipelines.finals import measure_test
+
         profile.concurrent_trials(resources.cpus, resources.gpus)
         parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=_tags(ready))
         storage = profile.storage or str(workspace.search(search_id))

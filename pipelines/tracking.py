@@ -145,8 +145,9 @@ class Tracker:
                 self.client.log_artifacts(run_id, str(bundle), "bundle")
             if error:
                 self.client.set_tag(run_id, "error", error[-ERROR_CHARS:])
-            self.client.set_tag(run_id, "outcome", outcome)
             self.client.set_terminated(run_id, status)
+            # Last: a trial without an outcome is run again, so a driver killed in between loses none.
+            self.client.set_tag(run_id, "outcome", outcome)
 
     def log_test(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Log what was measured on the test split, once.
