@@ -19,8 +19,8 @@ BATCH_SIZE = 64
 
 def measure_test(
     tracker: Tracker, runs: Sequence[RunRecord], shared: Shared, dataset: DatasetInfo, *, cpus: int, gpus: int
-) -> dict[str, Score]:
-    """Score the bundles of these runs on test, log it, and give the scores by run id."""
+) -> None:
+    """Score the bundles of these runs on test, and log it."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
         task = ray.remote(num_cpus=cpus, num_gpus=gpus)(score_bundles)
@@ -28,7 +28,6 @@ def measure_test(
     for run, score in zip(runs, scores, strict=True):
         metrics = {"test/accuracy": score.accuracy, "test/loss": score.loss, "test/count": score.count}
         tracker.log_test(run.run_id, metrics)
-    return {run.run_id: score for run, score in zip(runs, scores, strict=True)}
 
 
 def score_bundles(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[Score]:

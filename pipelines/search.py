@@ -53,11 +53,12 @@ def run_search(
         from pipelines.finals import measure_test
 
         profile.concurrent_trials(resources.cpus, resources.gpus)
-        parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=_tags(ready))
+        tags = _tags(ready)
+        parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
         storage = profile.storage or str(workspace.search(search_id))
         shared = _share(ready, profile)
         try:
-            _tune(ready, profile, resources, tracker, parent, search_id, shared, storage)
+            _tune(ready, profile, resources, tracker, parent, tags, search_id, shared, storage)
             done = _search_runs(tracker, ready.space, search_id)
             if still := finalists(ready, done):
                 gpus = profile.gpus(resources.gpus)
@@ -125,6 +126,7 @@ def _tune(
     resources: Resources,
     tracker: Tracker,
     parent: str,
+    tags: dict[str, str],
     search_id: str,
     shared: Any,
     storage: str,
@@ -163,7 +165,7 @@ def _tune(
                 name="tune",
                 storage_path=storage,
                 verbose=0,
-                callbacks=[Recorder(tracker, parent, _tags(ready), board, storage)],
+                callbacks=[Recorder(tracker, parent, tags, board, storage)],
                 failure_config=tune.FailureConfig(max_failures=1),
             ),
         ).fit()

@@ -73,7 +73,7 @@ def _token(profile: Profile) -> dict[str, str]:
 def _arguments(profile: Profile) -> dict[str, Any]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": False}
     if profile.address is None:
-        # The dashboard's State API is what lets Ray free the workers of a trial that was stopped.
+        # The dashboard's State API is what lets Ray free the workers of a trial whose supervisor died.
         local = {
             "address": "local",
             "num_cpus": os.cpu_count(),

@@ -80,7 +80,7 @@ class Cohort:
         losses_K = torch.stack(
             [
                 (_loss(logits, batch.labels, member.config.label_smoothing) * batch.weight).sum()
-                for member, logits in zip(self.members, self._logits(batch), strict=True)
+                for member, logits in zip(self.members, self._logits(batch.images), strict=True)
             ]
         )
         torch.autograd.backward(losses_K.sum())
@@ -107,7 +107,7 @@ class Cohort:
         count = torch.zeros(1, device=self.device, dtype=torch.float64)
         for batch in batches:
             batch = batch.to(self.device)
-            sums_K2 += torch.stack([_tally(logits, batch) for logits in self._logits(batch)])
+            sums_K2 += torch.stack([_tally(logits, batch) for logits in self._logits(batch.images)])
             count += batch.weight.sum()
         everything = torch.cat([sums_K2.flatten(), count])
         self._reduce(everything)
@@ -121,12 +121,9 @@ class Cohort:
     def predict(self, images_uint8: Tensor) -> list[Tensor]:
         """Class probabilities (B, C) of every member for images (B, 3, H, W) of its input size."""
         self._training(False)
-        return [logits.softmax(dim=-1) for logits in self._run(images_uint8.to(self.device))]
+        return [logits.softmax(dim=-1) for logits in self._logits(images_uint8.to(self.device))]
 
-    def _logits(self, batch: Batch) -> list[Tensor]:
-        return self._run(batch.images)
-
-    def _run(self, images_uint8: Tensor) -> list[Tensor]:
+    def _logits(self, images_uint8: Tensor) -> list[Tensor]:
         preprocessing = self.backbone.preprocessing
         images = normalise(images_uint8, preprocessing.mean, preprocessing.std)
         with self._autocast():

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from utuning.architectures import BlockSite, OpSite, Trunk
 
-Keep = Callable[[OpSite], Tensor | None]
-
 
 class Stream(Protocol):
     """What the streams need to know of a member."""
