@@ -15,8 +15,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-# One machine is not preempted and nobody scrapes it: each of these would be a process or a thread more for every trial.
-LOCAL_ENVIRONMENT = {**ENVIRONMENT, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_METRICS_ENABLED": "0"}
 DRIVER_ENVIRONMENT = {
     **ENVIRONMENT,
     # The processes of a trial start together; Ray would warn of that.
@@ -26,6 +24,13 @@ DRIVER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+# One machine is not preempted and nobody scrapes it: each of these would be a process or a thread more for every trial.
+# Its workers inherit the driver's environment, so that those which Ray starts ahead can be used.
+LOCAL_ENVIRONMENT = {
+    **DRIVER_ENVIRONMENT,
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 PACKAGES = ("utuning", "search_spaces", "cluster", "pipelines")
 
@@ -45,7 +50,8 @@ def ray_session(profile: Profile) -> Iterator[Resources]:
     Raises:
         ClusterError: the address does not answer.
     """
-    for key, value in {**DRIVER_ENVIRONMENT, **_token(profile)}.items():
+    environment = LOCAL_ENVIRONMENT if profile.address is None else DRIVER_ENVIRONMENT
+    for key, value in {**environment, **_token(profile)}.items():
         os.environ.setdefault(key, value)
     import ray
 
@@ -73,14 +79,8 @@ def _token(profile: Profile) -> dict[str, str]:
 def _arguments(profile: Profile) -> dict[str, Any]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": False}
     if profile.address is None:
-        # The dashboard's State API is what lets Ray free the workers of a trial whose supervisor died.
-        local = {
-            "address": "local",
-            "num_cpus": os.cpu_count(),
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-        }
-        return {**common, **local, "runtime_env": {"env_vars": LOCAL_ENVIRONMENT}}
+        # Trials end at their gate, so nothing needs the dashboard's processes; MLflow shows the runs.
+        return {**common, "address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     root = Path(__file__).parent.parent
     modules = [str(root / name) for name in PACKAGES]
     return {**common, "address": profile.address, "runtime_env": {"env_vars": ENVIRONMENT, "py_modules": modules}}
