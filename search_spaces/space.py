@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from search_spaces.domains import Domain, fill, find_domains
 from utuning.configs import BackboneConfig, Precision, Recipe, TrainConfig, TrialConfig, TunerConfig
+from utuning.tuners import tuner_row
 
 Source = Literal["drawn", "folder", "lists", "parquet"]
 TUNER_KEYS = ("method", "ops", "depths")
@@ -142,7 +143,7 @@ class SearchSpace:
 
 def tuner_config(values: Mapping[str, Any]) -> TunerConfig:
     """Read a tuner as a space writes it: placement and settings side by side."""
-    depths = values.get("depths", "all")
+    depths = values.get("depths", tuner_row(values["method"]).default_depths)
     return TunerConfig(
         method=values["method"],
         ops=tuple(values.get("ops", ())),

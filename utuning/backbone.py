@@ -4,7 +4,7 @@ import copy
 import hashlib
 import importlib.resources
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -69,10 +69,14 @@ class Backbone:
         self.trunk.model.to(device)
         return self
 
-    def trainable_trunk(self) -> Trunk:
-        """Copy the trunk, with gradients: what full fine-tuning trains."""
-        model = copy.deepcopy(self.trunk.model).requires_grad_(True)
-        return Trunk(model, self.trunk.architecture)
+    def trainable_trunk(self, names: Collection[str]) -> Trunk:
+        """Copy the trunk with parameters of its own for `names`; all others stay shared and frozen."""
+        model = self.trunk.model
+        shared = [*(p for name, p in model.named_parameters() if name not in names), *model.buffers()]
+        copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+        for name in names:
+            copied.get_parameter(name).requires_grad_(True)
+        return Trunk(copied, self.trunk.architecture)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -31,8 +31,7 @@ def member(backbone: Backbone, name: str, **config: object) -> Member:
 
 def features(backbone: Backbone, who: Member) -> torch.Tensor:
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    trunk = who.trunk or backbone.trunk
-    return run_streams(trunk, [who], images, trunk_trains=who.trunk is not None)[0]
+    return run_streams(backbone.trunk, [who], images)[0]
 
 
 @pytest.mark.parametrize("name", MIXES)
@@ -114,8 +113,9 @@ def test_resuming_goes_on_as_if_never_stopped(backbone: Backbone, name: str) -> 
 def test_tuner_names_are_stable(backbone: Backbone) -> None:
     names = Member(backbone, num_classes=5, config=train(), tuners=(adapter("attn", depths=(3,)),)).tensors()
     assert sorted(names) == [
-        "head.bias", "head.weight", "tuners.attn.3.down.bias", "tuners.attn.3.down.weight",
-        "tuners.attn.3.scale.weight", "tuners.attn.3.up.bias", "tuners.attn.3.up.weight",
+        "head.bias", "head.weight", "tuners.p_adapter.attn.3.down.bias", "tuners.p_adapter.attn.3.down.weight",
+        "tuners.p_adapter.attn.3.scale.weight", "tuners.p_adapter.attn.3.up.bias",
+        "tuners.p_adapter.attn.3.up.weight",
     ]  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def test_tuner_names_are_stable(backbone: Backbone) -> None:
         ((adapter("attn", depths="last:9"),), PlacementError, "last:9"),
         ((adapter("attn", depths="lats:2"),), PlacementError, "'last:K'"),
         ((adapter(),), PlacementError, "no op kind"),
-        ((adapter("attn"), adapter("attn", "mlp")), PlacementError, "two tuners stand on attn"),
+        ((adapter("attn"), adapter("attn", "mlp")), PlacementError, "both stand beside attn at depth 0"),
         ((adapter("attn", bottleneck=3),), ConfigError, "did you mean 'bottleneck_dim'"),
         ((TunerConfig(method="p_adaptor", ops=("attn",)),), ConfigError, "did you mean 'p_adapter'"),
     ],
@@ -151,7 +151,7 @@ def test_op_sites_compose_to_the_model_for_pretrained_layouts() -> None:
         images = torch.rand(1, 3, *[backbone.preprocessing.img_size] * 2)
         who = Member(backbone, num_classes=2, config=train(), tuners=(adapter("attn", "mlp", "block"),))
         torch.testing.assert_close(
-            run_streams(backbone.trunk, [who], images, trunk_trains=False)[0],
+            run_streams(backbone.trunk, [who], images)[0],
             backbone.trunk.model(images),
             rtol=0,
             atol=1e-5,
