@@ -86,7 +86,9 @@ class OpSite:
 class BlockSite:
     """One residual block: its operations in the order in which they add to the stream, and itself as a site.
 
-    `enter` is work between the last block and this one, such as a stage's downsampling.
+    `enter` is work between the last block and this one, such as a stage's downsampling. A block that changes the
+    stream's shape, or adds nothing to it, is all `enter` and has no `ops`: no tuner can stand beside it, so `whole` is
+    only its address then, and none of its sites.
     """
 
     ops: tuple[OpSite, ...]
@@ -96,14 +98,21 @@ class BlockSite:
     @property
     def sites(self) -> tuple[OpSite, ...]:
         """All of its sites, in the order of a forward pass."""
-        return (*(() if self.enter is None else (self.enter,)), *self.ops, self.whole)
+        return (*(() if self.enter is None else (self.enter,)), *self.ops, *((self.whole,) if self.ops else ()))
 
 
 def named_layers(model: nn.Module, *parts: nn.Module) -> dict[str, nn.Module]:
-    """The leaf modules with parameters below `parts`, by their name in the model."""
-    wanted = {id(leaf) for part in parts for leaf in part.modules() if not list(leaf.children())}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if id(module) in wanted and next(module.parameters(recurse=False), None) is not None
-    }
+    """The innermost modules with parameters below `parts`, by their name in the model.
+
+    A norm that holds its activation is one, unless the activation has parameters.
+    """
+    wanted = {id(module) for part in parts for module in part.modules() if _is_layer(module)}
+    return {name: module for name, module in model.named_modules() if id(module) in wanted}
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return _has_parameters(module) and not any(map(_has_parameters, module.children()))
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from utuning.architectures.sequence import pool_sequence, sequence_norm
 from utuning.architectures.sites import Attention, BlockSite, OpSite, named_layers
 from utuning.architectures.trunk import Architecture
 
@@ -105,27 +106,4 @@ def _stem(model: nn.Module) -> OpSite:
     return OpSite(kind="stem", depth=0, width=model.embed_dim, run=partial(_embed, model), layers=layers)
 
 
-def _head_features(model: VisionTransformer, x_BND: Tensor) -> Tensor:
-    features_BF: Tensor = model.forward_head(model.norm(x_BND), pre_logits=True)
-    return features_BF
-
-
-def _norm(model: nn.Module) -> OpSite:
-    assert isinstance(model, VisionTransformer)
-    return OpSite(
-        kind="norm",
-        depth=len(model.blocks) - 1,
-        width=model.embed_dim,
-        run=partial(_head_features, model),
-        layers=named_layers(model, model.norm, model.fc_norm),
-        grid=tuple(model.patch_embed.grid_size),
-    )
-
-
-def _pool(model: nn.Module, x_BND: Tensor) -> Tensor:
-    assert isinstance(model, VisionTransformer)
-    pooled_BD: Tensor = model.pool(x_BND)
-    return pooled_BD
-
-
-VIT = Architecture(name="vit", matches=_matches, stem=_stem, blocks=_blocks, norm=_norm, pool=_pool)
+VIT = Architecture(name="vit", matches=_matches, stem=_stem, blocks=_blocks, norm=sequence_norm, pool=pool_sequence)

@@ -1,8 +1,67 @@
-"""Full fine-tuning: a member trains a copy of every parameter of the backbone."""
+"""Rules for the backbone's own parameters that a member trains as copies of its own: all, biases, or the last blocks.
 
-from utuning.architectures import Trunk
+No tuner is added; the copies are saved with the member.
+"""
+
+from collections.abc import Collection
+from typing import Annotated
+
+from utuning.architectures import BlockSite, OpSite, Trunk
+from utuning.errors import PlacementError
+from utuning.settings import AtLeast
+from utuning.tuners.names import shared_path
 
 
 def every_parameter(trunk: Trunk) -> frozenset[str]:
-    """All parameters of the model."""
+    """Full fine-tuning: all parameters of the model."""
     return frozenset(name for name, _ in trunk.model.named_parameters())
+
+
+def biases(trunk: Trunk) -> frozenset[str]:
+    """BitFit (arXiv 2106.10199) by VPT's rule: every parameter that is called a bias, those of norms and stem included.
+
+    Tables of relative position biases are called so too.
+    """
+    names = (name for name, _ in trunk.model.named_parameters())
+    return frozenset(name for name in names if "bias" in name.rpartition(".")[2])
+
+
+def last_blocks(trunk: Trunk, *, num_blocks: Annotated[int, AtLeast(1)] = 1) -> frozenset[str]:
+    """Partial-k, as in VPT's comparison: all parameters of the last k blocks, and of the final norm.
+
+    A block takes with it the work that leads into it, such as a stage's downsampling.
+
+    Raises:
+        PlacementError: the backbone has fewer blocks.
+    """
+    if not 1 <= num_blocks <= len(trunk.blocks):
+        raise PlacementError(
+            f"partial: num_blocks {num_blocks} is given, and this backbone has {len(trunk.blocks)} blocks; "
+            f"give 1 to {len(trunk.blocks)}"
+        )
+    chosen = set(trunk.norm.layers)
+    for block in trunk.blocks[-num_blocks:]:
+        for layers in _parts(block):
+            chosen |= {_owner(trunk, layers)} if _owner(trunk, layers) else layers
+    names = (name for name, _ in trunk.model.named_parameters())
+    return frozenset(name for name in names if any(name.startswith(f"{module}.") for module in chosen))
+
+
+def _parts(block: BlockSite) -> list[set[str]]:
+    """Names of the layers that lead into a block, and of its own."""
+    ops = {name for site in (*block.ops, block.whole) for name in site.layers}
+    return [part for part in (_layers(block.enter), ops) if part]
+
+
+def _layers(site: OpSite | None) -> set[str]:
+    return set() if site is None else set(site.layers)
+
+
+def _owner(trunk: Trunk, layers: Collection[str]) -> str:
+    """The module that holds these layers and no other site's; empty if there is none.
+
+    A block's module has parameters outside its layers: a table of position biases, a scale of its own.
+    """
+    path = shared_path(layers)
+    others = {name for site in trunk.all_sites() for name in site.layers if name not in layers}
+    return "" if any(name.startswith(f"{path}.") for name in others) else path

@@ -35,6 +35,7 @@ class TunerRow:
         default_depths: the depths that it takes when a space names none.
         settings: defaults that differ from its class's.
         parts: the methods that it is composed of, instead of a class.
+        identity_at_init: whether an untrained one, with default settings, leaves the backbone's features as they are.
         stand_in: whether it stands for a method whose formula is not published, and is not that method.
     """
 
@@ -48,6 +49,7 @@ class TunerRow:
     default_depths: str = "all"
     settings: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
+    identity_at_init: bool = False
     stand_in: bool = False
 
 
@@ -64,6 +66,7 @@ ROWS: tuple[TunerRow, ...] = (
         source=f"{UTUNING}, fig. 4b",
         target="utuning.tuners.p_adapter:PAdapter",
         ops=EVERY_OP,
+        identity_at_init=True,
     ),
     TunerRow(
         name="p_prefix",
@@ -89,6 +92,7 @@ ROWS: tuple[TunerRow, ...] = (
         target="utuning.tuners.sequential_adapter:SequentialAdapter",
         ops=BRANCHES,
         default_ops=("mlp",),
+        identity_at_init=True,
     ),
     TunerRow(
         name="adapter_houlsby",
@@ -128,6 +132,7 @@ ROWS: tuple[TunerRow, ...] = (
         target="utuning.tuners.adaptformer:AdaptFormer",
         ops=BRANCHES,
         default_ops=("mlp",),
+        identity_at_init=True,
     ),
     TunerRow(
         name="scaled_parallel",
@@ -138,6 +143,7 @@ ROWS: tuple[TunerRow, ...] = (
         ops=BRANCHES,
         default_ops=("mlp",),
         settings={"bottleneck_dim": 512, "scale": 4.0},
+        identity_at_init=True,
     ),
     TunerRow(
         name="convpass",
@@ -147,6 +153,7 @@ ROWS: tuple[TunerRow, ...] = (
         target="utuning.tuners.convpass:Convpass",
         ops=("attn", "mlp"),
         default_ops=("attn", "mlp"),
+        identity_at_init=True,
     ),
     TunerRow(
         name="prefix_tuning",
@@ -199,6 +206,7 @@ ROWS: tuple[TunerRow, ...] = (
         target="utuning.tuners.lora:LoRA",
         ops=BRANCHES,
         default_ops=("attn",),
+        identity_at_init=True,
     ),
     TunerRow(
         name="ssf",
@@ -217,6 +225,7 @@ ROWS: tuple[TunerRow, ...] = (
         target="utuning.tuners.rep_adapter:RepAdapter",
         ops=("attn", "mlp"),
         default_ops=("attn", "mlp"),
+        identity_at_init=True,
     ),
     TunerRow(
         name="bitfit",
@@ -224,6 +233,7 @@ ROWS: tuple[TunerRow, ...] = (
         title="BitFit",
         source="arXiv 2106.10199",
         target="utuning.tuners.own_weights:biases",
+        identity_at_init=True,
     ),
     TunerRow(
         name="partial",
@@ -231,6 +241,7 @@ ROWS: tuple[TunerRow, ...] = (
         title="partial-k",
         source="VPT, arXiv 2203.12119",
         target="utuning.tuners.own_weights:last_blocks",
+        identity_at_init=True,
     ),
     TunerRow(
         name="full",
@@ -238,6 +249,7 @@ ROWS: tuple[TunerRow, ...] = (
         title="full fine-tuning",
         source="VPT, arXiv 2203.12119",
         target="utuning.tuners.own_weights:every_parameter",
+        identity_at_init=True,
     ),
     TunerRow(
         name="unipt",
@@ -266,6 +278,7 @@ ROWS: tuple[TunerRow, ...] = (
         title="DTL",
         source="arXiv 2312.07856",
         target="utuning.tuners.dtl:DTL",
+        identity_at_init=True,
     ),
     TunerRow(
         name="mlp_head",
@@ -273,6 +286,7 @@ ROWS: tuple[TunerRow, ...] = (
         title="MLP head",
         source="VPT, arXiv 2203.12119",
         target="utuning.tuners.mlp_head:MLPHead",
+        identity_at_init=True,
     ),
     TunerRow(
         name="proxy_head",
@@ -281,6 +295,7 @@ ROWS: tuple[TunerRow, ...] = (
         source="loss after Proxy Anchor, arXiv 2003.13911",
         target="utuning.tuners.proxy_head:ProxyHead",
         stand_in=True,
+        identity_at_init=True,
     ),
 )
 
