@@ -8,12 +8,14 @@ With --check nothing is written: it fails where a committed page says something 
 import argparse
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
+import torch
 from drawings import drawing
 
 from utuning.backbone import Backbone
@@ -47,16 +49,25 @@ class Specimen:
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 SPECIMENS = (
     Specimen("ViT", "vit_tiny_patch16_224", SMALL),
-    Specimen("DeiT, distilled", "deit_tiny_distilled_patch16_224", SMALL),
-    Specimen("DINOv2, registers", "vit_small_patch14_reg4_dinov2", SMALL),
+    Specimen("DeiT distilled", "deit_tiny_distilled_patch16_224", SMALL),
+    Specimen("DINOv2 registers", "vit_small_patch14_reg4_dinov2", SMALL),
+    Specimen("EVA-02", "eva02_tiny_patch14_224", SMALL),
+    Specimen("DINOv3", "vit_small_patch16_dinov3", SMALL),
+    Specimen(
+        "Swin",
+        "swin_tiny_patch4_window7_224",
+        {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4},
+    ),
+    Specimen("ConvNeXt", "convnext_tiny", {"dims": (8, 16, 24, 32), "depths": (2, 1, 1, 1)}),
+    Specimen("MLP-Mixer", "mixer_s16_224", {"mlp_ratio": (0.125, 0.25)}),
+    Specimen("ResNet", "test_resnet", {"layers": (2, 2, 1, 1), "channels": (8, 8, 16, 16)}),
+    Specimen("EfficientNet", "tinynet_e"),
 )
 
 
 def capabilities() -> str:
     """The matrix of methods and architectures, and every reason why not."""
-    backbones = {
-        s.family: Backbone.load(s.name, weights="none", img_size=s.img_size, options=s.options) for s in SPECIMENS
-    }
+    backbones = {specimen.family: load(specimen) for specimen in SPECIMENS}
     reasons: dict[str, list[str]] = {}
     lines = [CAPABILITIES, f"| method | {' | '.join(backbones)} |", f"|---|{':-:|' * len(backbones)}"]
     for method in TUNERS:
@@ -64,12 +75,33 @@ def capabilities() -> str:
         for family, backbone in backbones.items():
             why = obstacle(backbone, method)
             if why is not None:
-                reasons.setdefault(why, []).append(f"{method} on {family}")
-            cells.append("yes" if why is None else f"[{[*reasons].index(why) + 1}]")
+                reasons.setdefault(_general(why, method), []).append(f"{method} on {family}")
+            cells.append("yes" if why is None else f"[{[*reasons].index(_general(why, method)) + 1}]")
         lines.append(f"| [{method}](methods/{method}.md) | {' | '.join(cells)} |")
-    lines += ["", "Why not:", ""]
+    lines += ["", "Why not, in the words of the error:", ""]
     lines += [f"{number}. {why} ({', '.join(where)})" for number, (why, where) in enumerate(reasons.items(), 1)]
     return "\n".join([*lines, ""])
+
+
+def load(specimen: Specimen) -> Backbone:
+    """A specimen whose weights are not those of the start, some of which are zeros that would stop gradients."""
+    plain = Backbone.load(specimen.name, weights="none", img_size=specimen.img_size, options=specimen.options)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: value + 0.05 * torch.rand(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in plain.trunk.model.state_dict().items()
+    }
+    return Backbone.from_config(plain.config, state)
+
+
+def _general(why: str, method: str) -> str:
+    """An error without what it says of one method, family or depth, so that equal reasons are said once."""
+    why = why.replace(method, "METHOD")
+    why = re.sub(
+        r"at depth \d+|block \d+|the family \w+|of this \w+", lambda found: f"{found[0].rsplit(' ', 1)[0]} …", why
+    )
+    why = re.sub(r"and (attn|mlp|block) at depth", "and OP at depth", why)
+    return re.sub(r"(its op kinds are|allowed:|it stands at depths) [\w, \[\]]+", lambda found: f"{found[1]} …", why)
 
 
 CAPABILITIES = """# What works where
@@ -124,12 +156,23 @@ def _settings(row: TunerRow) -> Iterator[str]:
     if settings:
         yield from ("| setting | type | default |", "|---|---|---|")
         for name, setting in settings.items():
-            kind = inspect.formatannotation(setting.annotation).replace("|", "\\|").replace("typing.", "")
-            yield f"| `{name}` | `{kind}` | `{setting.default!r}` |"
+            yield f"| `{name}` | {_kind(setting.annotation)} | `{setting.default!r}` |"
         yield ""
     identity = "is" if row.identity_at_init else "is not"
     yield f"With these defaults an untrained one {identity} the identity on the backbone's features."
     yield ""
+
+
+def _kind(annotation: Any) -> str:
+    """A type as a reader of YAML would say it."""
+    if get_origin(annotation) is Annotated:
+        kind, *bounds = get_args(annotation)
+        return f"{_kind(kind)}, at least {bounds[0].minimum:g}"
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(annotation))
+    text = inspect.formatannotation(annotation)
+    return {"int": "whole number", "float": "number", "bool": "`true` or `false`", "int | None": "whole number or null",
+            "tuple[str, ...]": "list of names"}.get(text, text)  # fmt: skip
 
 
 def _numbers(row: TunerRow, results: list[dict[str, Any]]) -> Iterator[str]:
@@ -180,6 +223,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
+    torch.set_num_threads(1)  # the models are tiny
     wrong = []
     for path, text in pages().items():
         if check and (not path.exists() or path.read_text() != text):

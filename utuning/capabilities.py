@@ -15,7 +15,7 @@ CONFIG = TrainConfig(lr=1e-2, epochs=1, batch_size=4, warmup_epochs=0.0)
 
 
 def obstacle(backbone: Backbone, method: str) -> str | None:
-    """Why a method cannot train on a backbone, in its own placement (or at every op where it can stand); None if it can.
+    """Why a method cannot train on a backbone, in its own placement or at every op where it can stand; None if it can.
 
     It builds a member, takes three steps on noise, and looks whether all that it trains has moved.
     """

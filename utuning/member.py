@@ -50,7 +50,11 @@ class Member:
         self._keep: dict[tuple[str, int], Tensor] = {}
         generator = Generator().manual_seed(config.seed)
         expanded = expand(tuners)
-        self.placed = build_placed(backbone.trunk, expanded, generator)
+        self._own_names = selected_weights(backbone.trunk, expanded)
+        self.own_trunk = backbone.trainable_trunk(self._own_names) if self._own_names else None
+        self._own_sites = _from_first(self.own_trunk, self._own_names) if self.own_trunk else {}
+        # Tuners that read a site's projections or norms read the member's own, where it trains them.
+        self.placed = build_placed(self.own_trunk or backbone.trunk, expanded, generator)
         self._at = {(each.role, each.where): each.tuner for each in self.placed}
         self.parts = nn.ModuleDict({"tuners": nn.ModuleDict()})
         for each in self.placed:
@@ -58,9 +62,6 @@ class Member:
         head = build_head(expanded, backbone.num_features, num_classes, generator)
         self.parts["head"] = head or _linear_head(backbone.num_features, num_classes, generator)
         self.parts.to(next(backbone.trunk.model.parameters()).device)
-        self._own_names = selected_weights(backbone.trunk, expanded)
-        self.own_trunk = backbone.trainable_trunk(self._own_names) if self._own_names else None
-        self._own_sites = _from_first(self.own_trunk, self._own_names) if self.own_trunk else {}
         self.optimiser = _optimiser(self.parameters(), config)
 
     @property
@@ -198,12 +199,19 @@ def _register(into: nn.ModuleDict, name: Sequence[str], tuner: nn.Module) -> Non
 
 
 def _from_first(trunk: Trunk, names: frozenset[str]) -> dict[tuple[str, int], OpSite]:
-    """The sites from the first one on that has a trained weight; a weight of no site's layers belongs to the stem."""
+    """The sites from the first one on that has a trained weight; a weight that no site holds belongs to the stem."""
     sites = [site for site in trunk.all_sites() if site.kind != "block"]
-    holds = [{f"{layer}.{name}" for layer, m in s.layers.items() for name, _ in m.named_parameters()} for s in sites]
-    placed = [place for place, held in enumerate(holds) if held & names]
-    first = 0 if names - set().union(*holds) else min(placed, default=0)
+    held = [_held(trunk, site, names) for site in sites]
+    first = 0 if names - set().union(*held) else next(place for place, found in enumerate(held) if found)
     return {site.where: site for site in sites[first:]}
+
+
+def _held(trunk: Trunk, site: OpSite, names: frozenset[str]) -> set[str]:
+    """Those of the names that lie in a site's layers, or loose in the module of its block."""
+    block = next((block for block in trunk.blocks if site in block.ops), None)
+    holder = "" if block is None else trunk.holder(block.whole.layers)
+    modules = [*site.layers, *([holder] if holder else [])]
+    return {name for name in names if any(name.startswith(f"{module}.") for module in modules)}
 
 
 def _linear_head(num_features: int, num_classes: int, generator: Generator) -> nn.Linear:

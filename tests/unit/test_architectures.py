@@ -4,18 +4,19 @@ from functools import cache
 from typing import Any
 
 import pytest
-import timm
 import torch
-from timm.models import vision_transformer
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.tools import adapter, batch, train
-from utuning.architectures import OpSite
+from utuning.architectures import BlockSite, OpSite, Trunk
+from utuning.architectures.efficientnet import EFFICIENTNET
 from utuning.backbone import Backbone
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
-from utuning.errors import PlacementError
+from utuning.errors import BackboneError, PlacementError
 from utuning.member import Member
 from utuning.streams import Streams, run_streams
 from utuning.tuners.rows import EVERY_OP
@@ -28,7 +29,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit distilled": ("deit_tiny_distilled_patch16_224", TINY),
     "vit registers": ("vit_small_patch14_reg4_dinov2", TINY),
     "vit learned pool": ("vit_base_patch16_siglip_224", TINY),
-    "eva separate": ("eva02_tiny_patch14_224", TINY),
+    "eva separate": ("eva02_base_patch14_224", TINY),
     "eva joint, outer bias": ("eva_giant_patch14_224", TINY),
     "eva norm last": ("eva02_enormous_patch14_clip_224", TINY),
     "eva learned rope": ("vit_small_patch16_rope_mixed_224", TINY),
@@ -41,17 +42,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "convnext v2": ("convnextv2_atto", CONVNEXT),
     "convnext hidden head": ("convnext_large_mlp", {**CONVNEXT, "head_hidden_size": 12}),
     "mixer": ("mixer_s16_224", {"mlp_ratio": (0.125, 0.25)}),
-    "resnet": ("test_resnet", {"layers": (2, 2, 1, 1), "channels": (8, 8, 16, 16)}),
+    "resnet": ("test_resnet", {"layers": (2, 1, 2, 1), "channels": (8, 8, 8, 16)}),
     "resnet wide pool": ("test_resnet", {"global_pool": "catavgmax"}),
     "efficientnet": ("tinynet_e", {}),
 }
-TRAINED = ("vit distilled", "eva joint, outer bias", "eva learned rope", "swin", "swin v2", "convnext", "mixer", "resnet", "efficientnet")
-WHOLE = ("vit registers", "eva separate", "eva joint, outer bias", "eva learned rope", "eva shared key heads", "dinov3")
+ROTARY = ("eva separate", "eva joint, outer bias", "eva learned rope", "eva shared key heads", "dinov3")
+TRAINED = ("vit distilled", *ROTARY[:3], "swin", "swin v2", "convnext", "mixer", "resnet", "efficientnet")
 
 
 @cache
 def backbone_of(family: str) -> Backbone:
-    """A small model of the family for 32-px images, whose scales and statistics are not the neutral ones of the start."""
+    """A small model of the family for 32-px images, whose scales and statistics are no longer the neutral ones."""
     name, options = FAMILIES[family]
     plain = Backbone.load(name, weights="none", img_size=32, options=options)
     generator = torch.Generator().manual_seed(1)
@@ -141,24 +142,32 @@ def test_members_together_lose_what_each_loses_alone(family: str) -> None:
     torch.testing.assert_close(losses(backbone, groups), alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["swin", "convnext", "resnet", "efficientnet"])
+@pytest.mark.parametrize("family", ("swin", "convnext", "resnet", "efficientnet"))
 def test_an_adapter_is_added_to_each_pixel(family: str) -> None:
     backbone = backbone_of(family)
     trunk = backbone.trunk
     kind, depth = next(where for where in trunk.where if where[0] in ("attn", "conv"))
-    site = trunk.site(kind, depth)
     who = member(backbone, adapter(kind, depths=(depth,), init="xavier"))
-    streams = Streams(trunk, [member(backbone), who], images())
-    for block in trunk.blocks[: depth + 1]:
-        x, after = streams.shared, streams.through(block)
-        if block.enter is not None and x is not None:
-            x = block.enter.run(x)
-    assert after is None and x is not None
+    streams = Streams(trunk, [who], images())
+    x = trunk.stem.run(images())
+    for block in trunk.blocks[:depth]:
+        streams.through(block)
+        x = through(block, x)
+    block, site = trunk.blocks[depth], trunk.site(kind, depth)
+    x = x if block.enter is None else block.enter.run(x)
     expected = site.merge(x, site.run(x) + by_pixel(site, who.placed[0].tuner, x))
-    for op in trunk.blocks[depth].ops[1:]:
+    for op in block.ops[1:]:
         expected = op.merge(expected, op.run(expected))
-    torch.testing.assert_close(streams.rows[1], expected, rtol=0, atol=1e-5)
-    assert streams.shared is not None and not torch.allclose(streams.shared, expected, atol=1e-3)
+    streams.through(block)
+    torch.testing.assert_close(streams.rows[0], expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(site.merge(x, site.run(x)), expected, atol=1e-3)
+
+
+def through(block: BlockSite, x: Tensor) -> Tensor:
+    x = x if block.enter is None else block.enter.run(x)
+    for op in block.ops:
+        x = op.merge(x, op.run(x))
+    return x
 
 
 def by_pixel(site: OpSite, tuner: torch.nn.Module, x: Tensor) -> Tensor:
@@ -173,7 +182,7 @@ def by_pixel(site: OpSite, tuner: torch.nn.Module, x: Tensor) -> Tensor:
     return added
 
 
-@pytest.mark.parametrize("family", WHOLE)
+@pytest.mark.parametrize("family", ("vit registers", "perception encoder", *ROTARY))
 def test_attention_is_the_ops_own(family: str) -> None:
     trunk = backbone_of(family).trunk
     x_BND = trunk.stem.run(images())
@@ -217,16 +226,28 @@ def test_tokens_of_any_width_are_pooled(family: str) -> None:
 
 def test_blocks_that_change_the_shape_have_no_site_for_an_adapter() -> None:
     backbone = backbone_of("resnet")
-    assert [where for where in backbone.trunk.where if where[0] == "enter"] != []
-    changing = [block for block in backbone.trunk.blocks if not block.ops]
-    x = backbone.trunk.stem.run(images())
-    for block in backbone.trunk.blocks:
-        before = x
-        for site in (*([block.enter] if block.enter else []), *block.ops):
-            x = site.run(x) if site.kind == "enter" else site.merge(x, site.run(x))
-        assert (before.shape != x.shape) == (block in changing)
-    with pytest.raises(PlacementError, match="'conv'|conv at depths"):
-        member(backbone, adapter("conv", depths=(changing[0].whole.depth,)))
+    x, changing = backbone.trunk.stem.run(images()), []
+    for depth, block in enumerate(backbone.trunk.blocks):
+        y = through(block, x)
+        changing += [depth] if y.shape != x.shape else []
+        x = y
+    assert changing == [depth for kind, depth in backbone.trunk.where if kind == "enter"] != []
+    assert not {(kind, depth) for kind in ("conv", "block") for depth in changing} & {*backbone.trunk.where}
+    with pytest.raises(PlacementError, match="conv at depths"):
+        member(backbone, adapter("conv", depths=(changing[0],)))
+
+
+def test_every_kind_of_efficientnet_block() -> None:
+    """Each once with a skip and once without."""
+    stages = [["cn_r2_k3_s1_e1_c8_skip"], ["ds_r2_k3_s1_e1_c16_se0.25"], ["er_r2_k3_s1_e2_c24"], ["ir_r2_k5_s2_e2_c8"]]
+    torch.manual_seed(0)
+    model = EfficientNet(decode_arch_def(stages), num_classes=0, num_features=16, stem_size=4, fix_stem=True).eval()
+    trunk = Trunk(model, EFFICIENTNET)
+    assert [kind for kind, _ in trunk.where[1:-1]] == ["enter", "conv", "block"] * 4
+    x = trunk.stem.run(images())
+    for block in trunk.blocks:
+        x = through(block, x)
+    torch.testing.assert_close(trunk.norm.run(x), model(images()), rtol=0, atol=1e-6)
 
 
 def test_convolutional_networks_take_their_image_size_from_the_images() -> None:
@@ -234,7 +255,14 @@ def test_convolutional_networks_take_their_image_size_from_the_images() -> None:
     assert backbone_of("convnext hidden head").num_features == 12
 
 
-@pytest.mark.parametrize("name", ["seresnet18", "vit_small_patch16_18x2_224", "resmlp_12_224"])
-def test_blocks_of_other_types_do_not_match(name: str) -> None:
-    with pytest.raises(Exception, match="no op sites are known"):
-        Backbone.load(name, weights="none")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("seresnet18", {"channels": (4, 4, 4, 4)}),
+        ("vit_small_patch16_18x2_224", TINY),
+        ("gmlp_ti16_224", {}),
+    ],
+)
+def test_blocks_of_other_types_do_not_match(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(BackboneError, match="no op sites are known"):
+        Backbone.load(name, weights="none", options=options)

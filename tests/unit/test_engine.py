@@ -122,6 +122,14 @@ def test_tuner_names_are_stable(backbone: Backbone) -> None:
 @pytest.mark.parametrize(
     ("tuners", "error", "says"),
     [
+        (
+            (TunerConfig(method="unipt"), TunerConfig(method="vpt_deep")),
+            PlacementError,
+            "unipt puts the states of all blocks together, and vpt_deep adds tokens",
+        ),
+        ((TunerConfig(method="mlp_head"), TunerConfig(method="proxy_head")), PlacementError, "two heads"),
+        ((TunerConfig(method="lora", ops=("block",)),), PlacementError, "lora cannot stand at op kind 'block'"),
+        ((TunerConfig(method="full", ops=("attn",)),), PlacementError, "full stands at no op kind"),
         ((adapter("conv"),), PlacementError, "op kind 'conv' matches no site"),
         ((adapter("attn", depths=(4,)),), PlacementError, "blocks 0 to 3"),
         ((adapter("attn", depths="last:9"),), PlacementError, "last:9"),
@@ -147,7 +155,7 @@ def test_op_sites_compose_to_the_model_for_pretrained_layouts() -> None:
         "vit_base_patch16_clip_224",
         "vit_small_patch14_reg4_dinov2",
     ):
-        backbone = Backbone.load(name, weights="none", img_size=28 if "14" in name else 32)
+        backbone = Backbone.load(name, weights="none", img_size=28 if "14" in name else 32, options={"depth": 2})
         images = torch.rand(1, 3, *[backbone.preprocessing.img_size] * 2)
         who = Member(backbone, num_classes=2, config=train(), tuners=(adapter("attn", "mlp", "block"),))
         torch.testing.assert_close(
@@ -159,9 +167,9 @@ def test_op_sites_compose_to_the_model_for_pretrained_layouts() -> None:
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    assert timm.is_model("resnet18")
-    with pytest.raises(Exception, match="no op sites are known for a ResNet"):
-        Backbone.load("resnet18", weights="none")
+    assert timm.is_model("test_byobnet")
+    with pytest.raises(Exception, match="no op sites are known for a ByobNet"):
+        Backbone.load("test_byobnet", weights="none")
 
 
 def test_the_schedule_warms_up_and_falls() -> None:

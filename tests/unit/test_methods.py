@@ -33,6 +33,8 @@ MIXED: dict[str, Tuners] = {
     "prompts and lora": (*one("vpt_deep", num_tokens=2), *one("lora", layers=("q", "k", "proj"))),
     "prompts and adapters": (*one("vpt_shallow", num_tokens=4), adapter("attn")),
     "biases and an MLP head": (*one("bitfit"), *one("mlp_head")),
+    "biases and prefixes": (*one("bitfit"), *one("prefix_tuning", num_tokens=2)),
+    "full with prompts beside": (*one("full"), *one("p_prompt", "mlp")),
     "two last blocks": one("partial", num_blocks=2),
     "ladder without block 1": (TunerConfig(method="ladder", depths=(0, 2, 3)),),
     "bypass as in the paper": one("bypass", form="paper"),

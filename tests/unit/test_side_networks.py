@@ -151,7 +151,7 @@ def test_ladder_by_hand(backbone: Backbone, gate: Any) -> None:
     for depth in (0, 1, 3):
         rung = torch.stack([affine(token, net.down[str(depth)]) for token in x[depth + 1][image]])
         if gate == "learnable":
-            mu = 1 / (1 + math.exp(-float(net.gate[str(depth)]) / 0.1))
+            mu = 1 / (1 + math.exp(-net.gate[str(depth)].item() / 0.1))
             h, rung = mu * h, (1 - mu) * rung
         h = block_by_hand(h + rung, net.blocks[str(depth)], num_heads=4)
     by_hand = affine(layer_norm(h[0], net.norm), net.up)
@@ -177,7 +177,7 @@ def test_bypass_by_hand(backbone: Backbone, form: Any, lateral: bool, vertical: 
     b = x[0][1, 0]
     for depth in (0, 2, 3):
         one, two = tuned(net.lateral, depth, x[depth + 1][1, 0]), tuned(net.vertical, depth, b)
-        lam = 1 / (1 + math.exp(-float(net.mix[str(depth)]))) if form == "paper" else None
+        lam = 1 / (1 + math.exp(-net.mix[str(depth)].item())) if form == "paper" else None
         b = one + two if lam is None else lam * one + (1 - lam) * two
     by_hand = layer_norm(b, backbone.trunk.model.norm)
     torch.testing.assert_close(drive(net, x)[0][1], by_hand, rtol=1e-4, atol=1e-4)
@@ -214,6 +214,12 @@ def test_dtl_by_hand(backbone: Backbone, conv: Any) -> None:
         if more is not None:
             torch.testing.assert_close(more[1], by_hand, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(features[1], layer_norm(x[-1][1, 0], backbone.trunk.model.norm), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("conv", ["shared", "each", "none"])
+def test_dtl_adds_nothing_at_init(backbone: Backbone, conv: Any) -> None:
+    added = drive(DTL(backbone.trunk, ALL, num_late=2, conv=conv, generator=generator()), states())[1]
+    assert [more is not None and not more.any() for more in added] == [False, False, True, True]
 
 
 def test_dtl_is_the_identity_at_init_and_the_others_are_not(backbone: Backbone) -> None:
@@ -307,7 +313,7 @@ def test_initial_values_come_from_the_seed_alone(backbone: Backbone, name: str) 
 def test_a_ladder_begins_as_timm_begins_a_vit(backbone: Backbone) -> None:
     block: Any = Ladder(backbone.trunk, ALL, reduction=1, generator=generator()).blocks["0"]
     for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-        assert float(layer.weight.std()) == pytest.approx(0.02, rel=0.1)
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
         assert not layer.bias.any()
     assert bool((block.norm1.weight == 1).all())
     assert not bool(block.norm1.bias.any())
@@ -327,12 +333,17 @@ def test_a_bypass_may_start_with_its_last_tuners_at_zero(backbone: Backbone) -> 
     net: Any = Bypass(backbone.trunk, (0, 2), init="zero_last", generator=generator())
     for tuners in (net.lateral, net.vertical):
         bound = math.sqrt(6 / (WIDTH + 32))
-        assert 0.9 * bound < float(tuners["0"].up.weight.abs().max()) <= bound
+        assert 0.9 * bound < float(tuners["0"].up.weight.detach().abs().max()) <= bound
         assert not tuners["2"].up.weight.any()
         assert tuners["2"].down.weight.any()
 
 
-def test_pruning_keeps_the_rows_of_most_importance(backbone: Backbone) -> None:
+def test_pruning_keeps_the_rows_of_most_importance() -> None:
+    backbone = tiny_backbone()
+    with torch.no_grad():
+        for name in weight_importance(backbone.trunk):
+            weight = backbone.trunk.model.get_parameter(name)
+            weight *= torch.randn(len(weight), generator=generator(7)).exp().view(-1, *[1] * (weight.ndim - 1))
     ladder: Any = Ladder(backbone.trunk, (1, 3), reduction=4, init="pruned", generator=generator())
     model: Any = backbone.trunk.model
     rows = largest([float(row.abs().sum()) for row in model.patch_embed.proj.weight], 8)

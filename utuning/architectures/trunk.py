@@ -1,12 +1,13 @@
 """What the engine knows of a backbone: a stem, a row of residual blocks with op sites, a final norm with pooling."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from utuning.architectures.sites import BlockSite, OpSite
 from utuning.errors import BackboneError
+from utuning.names import shared_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,15 @@ class Trunk:
     def site(self, kind: str, depth: int) -> OpSite:
         """Look up one op site."""
         return self._sites[kind, depth]
+
+    def holder(self, layers: Collection[str]) -> str:
+        """Name of the module that holds these layers and no other site's; empty if there is none.
+
+        A block's module has parameters outside its layers: a table of position biases, a scale of its own.
+        """
+        path = shared_path(layers)
+        others = {name for site in self.all_sites() for name in site.layers if name not in layers}
+        return "" if not path or any(name.startswith(f"{path}.") for name in others) else path
 
     def pool(self, x_BND: Tensor) -> Tensor:
         """Pool tokens into (B, D) as the model does, without its norms."""

@@ -10,8 +10,9 @@ from torch.nn.utils import skip_init
 
 from utuning.architectures import Trunk
 from utuning.errors import PlacementError
+from utuning.linear import default_linear
 from utuning.settings import AtLeast
-from utuning.tuners.side_block import default_linear, require_one_width
+from utuning.tuners.side_block import require_one_width
 
 Conv = Literal["shared", "each", "none"]
 KERNEL = 3

@@ -7,11 +7,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from utuning.architectures import Trunk
+from utuning.linear import default_linear
 from utuning.settings import AtLeast
 from utuning.tuners.pruning import prune_into, weight_importance
 from utuning.tuners.side_block import (
     build_side_block,
-    default_linear,
     frozen_block,
     norm_like,
     require_one_width,

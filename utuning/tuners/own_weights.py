@@ -3,13 +3,11 @@
 No tuner is added; the copies are saved with the member.
 """
 
-from collections.abc import Collection
 from typing import Annotated
 
 from utuning.architectures import BlockSite, OpSite, Trunk
 from utuning.errors import PlacementError
 from utuning.settings import AtLeast
-from utuning.tuners.names import shared_path
 
 
 def every_parameter(trunk: Trunk) -> frozenset[str]:
@@ -42,7 +40,8 @@ def last_blocks(trunk: Trunk, *, num_blocks: Annotated[int, AtLeast(1)] = 1) -> 
     chosen = set(trunk.norm.layers)
     for block in trunk.blocks[-num_blocks:]:
         for layers in _parts(block):
-            chosen |= {_owner(trunk, layers)} if _owner(trunk, layers) else layers
+            holder = trunk.holder(layers)
+            chosen |= {holder} if holder else layers
     names = (name for name, _ in trunk.model.named_parameters())
     return frozenset(name for name in names if any(name.startswith(f"{module}.") for module in chosen))
 
@@ -55,13 +54,3 @@ def _parts(block: BlockSite) -> list[set[str]]:
 
 def _layers(site: OpSite | None) -> set[str]:
     return set() if site is None else set(site.layers)
-
-
-def _owner(trunk: Trunk, layers: Collection[str]) -> str:
-    """The module that holds these layers and no other site's; empty if there is none.
-
-    A block's module has parameters outside its layers: a table of position biases, a scale of its own.
-    """
-    path = shared_path(layers)
-    others = {name for site in trunk.all_sites() for name in site.layers if name not in layers}
-    return "" if any(name.startswith(f"{path}.") for name in others) else path

@@ -51,6 +51,7 @@ def build_placed(trunk: Trunk, tuners: Sequence[TunerConfig], generator: Generat
                 "give each op site one tuner of a role"
             )
         taken[place] = each
+    _refuse_prompts_beside(placed)
     return placed
 
 
@@ -115,6 +116,16 @@ def _build(trunk: Trunk, tuner: TunerConfig, generator: Generator) -> Iterator[P
         for kind, depth in resolve(_ops(row, tuner, trunk), _depths(row, tuner), trunk.where):
             built = target_of(row)(trunk.site(kind, depth), generator=generator, **settings)
             yield Placed(role=row.role, where=(kind, depth), name=(row.name, kind, str(depth)), tuner=built)
+
+
+def _refuse_prompts_beside(placed: Sequence[Placed]) -> None:
+    """A side network puts states together, and a prompt gives them other numbers of tokens."""
+    names = {each.role: each.name[0] for each in placed}
+    if "side" in names and "tokens" in names:
+        raise PlacementError(
+            f"{names['side']} puts the states of all blocks together, and {names['tokens']} adds tokens to some; "
+            "give a trial one of the two"
+        )
 
 
 def _ops(row: TunerRow, tuner: TunerConfig, trunk: Trunk) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ ROWS: tuple[TunerRow, ...] = (
         source="Houlsby et al., arXiv 1902.00751; position: Adapters Strike Back, arXiv 2406.06820",
         target="utuning.tuners.sequential_adapter:SequentialAdapter",
         ops=BRANCHES,
-        default_ops=("mlp",),
+        default_ops=("mlp", "conv"),
         identity_at_init=True,
     ),
     TunerRow(
@@ -101,7 +101,7 @@ ROWS: tuple[TunerRow, ...] = (
         source="Houlsby et al., arXiv 1902.00751",
         target="utuning.tuners.sequential_adapter:SequentialAdapter",
         ops=BRANCHES,
-        default_ops=("attn", "mlp"),
+        default_ops=("attn", "mlp", "conv"),
         settings={"init": "houlsby"},
     ),
     TunerRow(
@@ -111,7 +111,7 @@ ROWS: tuple[TunerRow, ...] = (
         source="Pfeiffer et al., arXiv 2005.00247",
         target="utuning.tuners.sequential_adapter:SequentialAdapter",
         ops=BRANCHES,
-        default_ops=("mlp",),
+        default_ops=("mlp", "conv"),
         settings={"position": "after_skip_norm", "init": "bert"},
     ),
     TunerRow(
@@ -121,7 +121,7 @@ ROWS: tuple[TunerRow, ...] = (
         source=ADAPTER_PLUS,
         target="utuning.tuners.sequential_adapter:SequentialAdapter",
         ops=BRANCHES,
-        default_ops=("mlp",),
+        default_ops=("mlp", "conv"),
         settings={"position": "after_skip", "init": "houlsby", "scale": "channel", "bottleneck_dim": 8},
     ),
     TunerRow(
@@ -131,7 +131,7 @@ ROWS: tuple[TunerRow, ...] = (
         source="arXiv 2205.13535",
         target="utuning.tuners.adaptformer:AdaptFormer",
         ops=BRANCHES,
-        default_ops=("mlp",),
+        default_ops=("mlp", "conv"),
         identity_at_init=True,
     ),
     TunerRow(
@@ -141,7 +141,7 @@ ROWS: tuple[TunerRow, ...] = (
         source="He et al., arXiv 2110.04366",
         target="utuning.tuners.adaptformer:AdaptFormer",
         ops=BRANCHES,
-        default_ops=("mlp",),
+        default_ops=("mlp", "conv"),
         settings={"bottleneck_dim": 512, "scale": 4.0},
         identity_at_init=True,
     ),
@@ -170,7 +170,7 @@ ROWS: tuple[TunerRow, ...] = (
         title="MAM adapter",
         source="He et al., arXiv 2110.04366",
         parts=(
-            Part(method="prefix_tuning", ops=("attn",), settings={"num_tokens": 30}),
+            Part(method="prefix_tuning", ops=("attn",), settings={"num_tokens": 30, "init": "normal"}),
             Part(method="scaled_parallel", ops=("mlp",)),
         ),
     ),

@@ -1,6 +1,5 @@
 """Sequential adapters: Houlsby (arXiv 1902.00751), Pfeiffer (arXiv 2005.00247), Adapter+ (arXiv 2406.06820)."""
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -8,7 +7,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import gelu
 
 from utuning.architectures import OpSite
-from utuning.linear import empty_linear
+from utuning.linear import default_values, empty_linear
 from utuning.settings import AtLeast
 from utuning.tuners.scale import ScaleName, build_scale
 
@@ -70,15 +69,8 @@ class SequentialAdapter(nn.Module):
         return added
 
 
-def _default_linear(layer: nn.Linear, generator: Generator) -> None:
-    """PyTorch's default values of a linear layer: Kaiming-uniform with a = sqrt(5), bias within 1/sqrt(fan in)."""
-    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
-    bound = layer.in_features**-0.5
-    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-
-
 def _lora(down: nn.Linear, up: nn.Linear, generator: Generator) -> None:
-    _default_linear(down, generator)
+    default_values(down, generator)
     nn.init.zeros_(up.weight)
     nn.init.zeros_(up.bias)
 

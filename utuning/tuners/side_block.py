@@ -6,7 +6,6 @@ import torch
 from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
 from torch import Generator, nn
-from torch.nn.utils import skip_init
 
 from utuning.architectures import Trunk
 from utuning.architectures.sites import BND
@@ -27,15 +26,6 @@ def require_one_width(trunk: Trunk, method: str) -> None:
             f"{trunk.architecture.name} they differ in width or lie on a map; use a backbone that keeps one row of "
             "tokens, such as a ViT, or a tuner that stands at op sites"
         )
-
-
-def default_linear(in_features: int, out_features: int, generator: Generator, *, bias: bool = True) -> nn.Linear:
-    """A linear layer by PyTorch's default rule: weight and bias uniform within 1/sqrt(fan in)."""
-    layer = cast(nn.Linear, skip_init(nn.Linear, in_features, out_features, bias=bias))  # type: ignore[no-untyped-call]
-    bound = in_features**-0.5
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
-    return layer
 
 
 def norm_like(norm: Any, width: int) -> nn.Module:

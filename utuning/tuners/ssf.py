@@ -9,9 +9,9 @@ from torch import Generator, Tensor, nn
 
 from utuning.architectures import OpSite
 from utuning.errors import PlacementError
+from utuning.names import short_names
 from utuning.settings import AtLeast
 from utuning.tuners.folding import channel_dim, fold_after
-from utuning.tuners.names import short_names
 from utuning.tuners.roles import Tap
 
 

@@ -8,8 +8,9 @@ from torch import Generator, Tensor, nn
 
 from utuning.architectures import Trunk
 from utuning.errors import ConfigError, PlacementError
+from utuning.linear import default_linear
 from utuning.settings import AtLeast
-from utuning.tuners.side_block import default_linear, require_one_width
+from utuning.tuners.side_block import require_one_width
 
 Readout = Literal["out", "skip"]
 EPS = 1e-6
