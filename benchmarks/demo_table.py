@@ -4,11 +4,10 @@
 
 The U-Tuning configurations are the demo space's own random trials; linear and full fine-tuning have two learning rates
 each. Each family's configuration is chosen by its mean val accuracy over the seeds; only then is test read, for the
-chosen three. Members of one seed train together as a cohort (full fine-tuning alone).
+chosen three. Members of one seed train together as a cohort.
 Writes docs/results/demo/three_seeds.{md,json}.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,16 +17,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from measuring import accuracy, train_together, write_result
 
-from pipelines import provenance
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
-from utuning.cohort import Cohort
 from utuning.configs import TrialConfig
-from utuning.data.loader import Loader
-from utuning.data.shards import read_split
 from utuning.member import Member
 
 SEEDS = (0, 1, 2)
@@ -47,38 +43,22 @@ def candidates(ready: Prepared) -> list[TrialConfig]:
 
 
 def train_seed(ready: Prepared, trials: Sequence[TrialConfig], seed: int) -> Trained:
-    """Train all configurations with one seed; those that leave the backbone frozen go together."""
+    """Train all configurations with one seed, together."""
     seeded = [replace(trial, train=replace(trial.train, seed=seed)) for trial in trials]
-    loader = _loader(ready, "train", seeded[0].train.batch_size, seed)
-    trained: Trained = {}
-    for group in [[t for t in seeded if t.method != "full"], *([t] for t in seeded if t.method == "full")]:
-        members = [
-            Member(
-                ready.backbone,
-                num_classes=t.num_classes,
-                config=t.train,
-                tuners=t.tuners,
-                steps_per_epoch=len(loader),
-            )
-            for t in group
-        ]
-        cohort = Cohort(ready.backbone, members)
-        for epoch in range(group[0].train.epochs):
-            cohort.train_epoch(loader.epoch(epoch))
-        trained |= {t.config_id: (t, member) for t, member in zip(group, members, strict=True)}
-    return trained
+    members = train_together(ready, seeded)
+    return {trial.config_id: (trial, member) for trial, member in zip(seeded, members, strict=True)}
 
 
-def accuracy(ready: Prepared, member: Member, split: str) -> float:
-    """Top-1 accuracy of one member on a split."""
-    return Cohort(ready.backbone, [member]).evaluate(_loader(ready, split, 64, 0, train=False).epoch(0))[0].accuracy
+def family_of(trial: TrialConfig) -> str:
+    """A baseline's own name, or U-Tuning."""
+    return trial.method if trial.method in LEARNING_RATES else "U-Tuning"
 
 
 def rows(ready: Prepared, by_seed: Sequence[Trained]) -> list[dict[str, Any]]:
     """For each family the configuration with the best mean val, and its test accuracy: the one reading of test."""
     found = []
-    for family in ("linear", "p_adapter", "full"):
-        ids = [key for key, (trial, _) in by_seed[0].items() if trial.method == family]
+    for family in ("linear", "U-Tuning", "full"):
+        ids = [key for key, (trial, _) in by_seed[0].items() if family_of(trial) == family]
         vals = {key: [accuracy(ready, trained[key][1], "val") for trained in by_seed] for key in ids}
         chosen = max(ids, key=lambda key: fmean(vals[key]))
         members = [trained[chosen][1] for trained in by_seed]
@@ -138,21 +118,8 @@ def main() -> None:
     print(page)
     RESULT.mkdir(parents=True, exist_ok=True)
     (RESULT / "three_seeds.md").write_text(page)
-    source = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
-    document = {"command": "python benchmarks/demo_table.py", "seeds": SEEDS, "rows": table, "facts": facts, **source}
-    (RESULT / "three_seeds.json").write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _loader(ready: Prepared, split: str, batch_size: int, seed: int, train: bool = True) -> Loader:
-    table = read_split(ready.dataset, split)
-    return Loader(
-        table,
-        ready.backbone.preprocessing,
-        global_batch_size=batch_size,
-        seed=seed,
-        recipe=ready.space.recipe,
-        train=train,
-    )
+    command = "python benchmarks/demo_table.py"
+    write_result(RESULT / "three_seeds.json", command, seeds=SEEDS, rows=table, facts=facts)
 
 
 if __name__ == "__main__":

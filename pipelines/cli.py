@@ -77,7 +77,7 @@ def train(
 ) -> None:
     """Train one configuration of a space: every searched value must be fixed by an override.
 
-    Example: utuning train demo tuners.0.ops='[attn,mlp]' tuners.0.depths=all tuners.0.bottleneck_dim=8 train.lr=5e-3
+    Example: utuning train demo 'tuners=[{method: p_adapter, ops: [attn, mlp], bottleneck_dim: 8}]' train.lr=5e-3
     """
     from search_spaces.loader import load_space
     from utuning.errors import SpaceError

@@ -31,7 +31,7 @@ def measure_test(
 
 
 def score_bundles(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[Score]:
-    """Score bundles on a table of images; those that leave the backbone frozen run together, as one cohort."""
+    """Score bundles on a table of images, all together as one cohort."""
     import torch
 
     from pipelines.job import load_backbone
@@ -40,11 +40,5 @@ def score_bundles(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) ->
     torch.set_num_threads(shared.cpus_per_worker)
     backbone = load_backbone(shared).to(best_device())
     members = [bundle.member(backbone) for bundle in bundles]
-    frozen = [k for k, member in enumerate(members) if member.trunk is None]
-    groups = [frozen] * bool(frozen) + [[k] for k in range(len(members)) if k not in frozen]
     loader = Loader(table, backbone.preprocessing, global_batch_size=BATCH_SIZE, train=False)
-    scores: dict[int, Score] = {}
-    for group in groups:
-        found = Cohort(backbone, [members[k] for k in group]).evaluate(loader.epoch(0))
-        scores |= dict(zip(group, found, strict=True))
-    return [scores[k] for k in range(len(bundles))]
+    return Cohort(backbone, members).evaluate(loader.epoch(0))

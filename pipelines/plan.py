@@ -47,13 +47,7 @@ def prepare_search(space: SearchSpace, workspace: Workspace) -> Prepared:
 
 def probing_trials(ready: Prepared) -> list[TrialConfig]:
     """The baselines, and trials that between them take every listed value and every end of an interval."""
-    space = ready.space
-    domains = space.domains
-    first = {path: domain.probes()[0] for path, domain in domains.items()}
-    choices = [first] + [{**first, path: value} for path, domain in domains.items() for value in domain.probes()[1:]]
-    trials = space.baseline_trials(ready.facts) + [
-        space.trial(values, space.seeds[0], ready.facts) for values in choices
-    ]
+    trials = ready.space.baseline_trials(ready.facts) + ready.space.probing_trials(ready.facts)
     return list({trial.config_id: trial for trial in trials}.values())
 
 

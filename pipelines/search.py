@@ -187,8 +187,7 @@ def _scheduler(space: SearchSpace) -> Any:
 
 def _epoch_probes(space: SearchSpace) -> list[TrialConfig]:
     facts = Facts(data_fingerprint="", num_classes=1, backbone_fingerprint="")
-    first = {path: domain.probes()[-1] for path, domain in space.domains.items()}
-    return [*space.baseline_trials(facts), space.trial(first, 0, facts)]
+    return [*space.baseline_trials(facts), *space.probing_trials(facts)]
 
 
 def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[RunRecord]:

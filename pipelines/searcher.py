@@ -1,6 +1,7 @@
 """Who suggests trials: the baselines first, then random configurations or Optuna's, never one twice."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -89,8 +90,7 @@ class _Optuna:
             return []
         for _ in range(ASKS_PER_CONFIGURATION):
             trial = self._study.ask()
-            values = {path: _suggest(trial, path, domain) for path, domain in self._space.domains.items()}
-            seeded = self._space.seeded(values, self._facts)
+            seeded = self._space.seeded(partial(_suggest, trial), self._facts)
             if seeded[0].config_id not in self._asked:
                 self._asked[seeded[0].config_id] = trial
                 return seeded
@@ -114,9 +114,9 @@ class _Optuna:
 
 
 def _suggest(trial: Any, path: str, domain: Domain) -> Any:
-    """Ask for one value; choices go by their place, since Optuna's categories must be plain."""
+    """Ask for one value, a choice's by its place."""
     if isinstance(domain, Choice):
-        return domain.values[trial.suggest_categorical(path, list(range(len(domain.values))))]
+        return trial.suggest_categorical(path, list(range(len(domain.values))))
     return _number(trial, path, domain)
 
 

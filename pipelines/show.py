@@ -48,9 +48,11 @@ def trainable_table(ready: Prepared, trials: Sequence[TrialConfig]) -> Table:
 def step_cost(ready: Prepared, member: Member) -> float:
     """A training step's work in forwards of the frozen backbone, counted in blocks: what lies below is forward only."""
     num_blocks = len(ready.backbone.trunk.blocks)
-    if member.trunk is not None:
-        return 3.0
-    return 1.0 if member.first_depth is None else 1.0 + (num_blocks - member.first_depth) / num_blocks
+    if member.first_depth is None:
+        return 1.0
+    # Backwards through a block costs one forward for the stream, and one more for weights that train themselves.
+    passes = 1 if member.own_trunk is None else 2
+    return 1.0 + passes * (num_blocks - member.first_depth) / num_blocks
 
 
 def show_finished(finished: Finished, workspace: Workspace, ready: Prepared, console: Console) -> None:

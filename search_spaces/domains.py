@@ -1,9 +1,14 @@
-"""What a search may vary: four kinds of domains, in YAML `{choice: […]}`, `{loguniform: [low, high]}` and so on."""
+"""What a search may vary: four kinds of domains, in YAML `{choice: […]}`, `{loguniform: [low, high]}` and so on.
+
+A choice's alternatives may hold domains of their own: they are drawn only where that alternative is taken, so a space
+offers an adapter's width beside a prompt's length without ever combining the two.
+"""
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from utuning.errors import SpaceError
@@ -11,17 +16,13 @@ from utuning.errors import SpaceError
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the listed values."""
+    """One of the listed values, by its place."""
 
     values: tuple[Any, ...]
 
-    def sample(self, rng: random.Random) -> Any:
-        """Draw one value."""
-        return rng.choice(self.values)
-
-    def probes(self) -> tuple[Any, ...]:
-        """Values that stand for all when a space is checked."""
-        return self.values
+    def sample(self, rng: random.Random) -> int:
+        """Draw the place of a value."""
+        return rng.randrange(len(self.values))
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,10 @@ class Interval:
             return rng.uniform(self.low, self.high)
         return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
 
-    def probes(self) -> tuple[Any, ...]:
-        """Values that stand for all when a space is checked."""
-        return (self.low, self.high)
-
 
 Domain = Choice | Interval
+Pick = Callable[[str, Domain], Any]
+"""Decides a domain that is met at a path: the place of a choice's value, or an interval's number."""
 KINDS = ("choice", "uniform", "loguniform", "randint")
 
 
@@ -76,35 +75,65 @@ def parse_domain(node: Mapping[str, Any], where: str) -> Domain:
 
 
 def find_domains(node: Any, where: str = "") -> dict[str, Domain]:
-    """Collect all domains below a node of a space, by dotted path."""
+    """Collect all domains below a node of a space, by dotted path, those of a choice's alternatives included."""
+    found: dict[str, Domain] = {}
     if is_domain(node):
-        return {where: parse_domain(node, where)}
-    return {
-        path: domain
-        for key, child in _children(node)
-        for path, domain in find_domains(child, _join(where, key)).items()
-    }
+        domain = parse_domain(node, where)
+        if varies(domain):
+            found[where] = domain
+    for path, child in _alternatives(node, where) if is_domain(node) else _children(node, where):
+        found |= find_domains(child, path)
+    return found
 
 
-def fill(node: Any, values: Mapping[str, Any], where: str = "") -> Any:
-    """Copy a node with every domain replaced by its value."""
+def draw(node: Any, pick: Pick, where: str = "") -> Any:
+    """Copy a node with every domain that is met replaced by what `pick` decides."""
     if is_domain(node):
-        return values[where]
+        domain = parse_domain(node, where)
+        if isinstance(domain, Interval):
+            return pick(where, domain)
+        place = pick(where, domain) if varies(domain) else 0
+        return draw(domain.values[place], pick, _join(where, place))
+    return _rebuilt(node, [draw(child, pick, path) for path, child in _children(node, where)])
+
+
+def variants(node: Any, where: str = "") -> list[Any]:
+    """Copies of a node that between them take every listed value and both ends of every interval, one change a copy."""
+    if is_domain(node):
+        domain = parse_domain(node, where)
+        if isinstance(domain, Interval):
+            return list(dict.fromkeys((domain.low, domain.high)))
+        return [variant for path, child in _alternatives(node, where) for variant in variants(child, path)]
+    each = [variants(child, path) for path, child in _children(node, where)]
+    first = [found[0] for found in each]
+    changed = ([*first[:place], other, *first[place + 1 :]] for place, found in enumerate(each) for other in found[1:])
+    return [_rebuilt(node, children) for children in chain([first], changed)]
+
+
+def varies(domain: Domain) -> bool:
+    """Whether there is anything to decide: a list of one value is a fixed value."""
+    return isinstance(domain, Interval) or len(domain.values) > 1
+
+
+def _children(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    return ((_join(where, key), child) for key, child in children)
+
+
+def _alternatives(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    domain = parse_domain(node, where)
+    return iter(()) if isinstance(domain, Interval) else _children(list(domain.values), where)
+
+
+def _rebuilt(node: Any, children: Sequence[Any]) -> Any:
+    """A node of the same kind with other children."""
     if isinstance(node, Mapping):
-        return {key: fill(child, values, _join(where, key)) for key, child in node.items()}
-    if isinstance(node, list):
-        return [fill(child, values, _join(where, str(place))) for place, child in enumerate(node)]
-    return node
+        return dict(zip(map(str, node), children, strict=True))
+    return list(children) if isinstance(node, list) else node
 
 
-def _children(node: Any) -> Sequence[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        return [(str(key), child) for key, child in node.items()]
-    return [(str(place), child) for place, child in enumerate(node)] if isinstance(node, list) else []
-
-
-def _join(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
 
 
 def _is_number(value: Any, whole: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from search_spaces.checking import Problems
-from search_spaces.domains import fill, find_domains, is_domain
+from search_spaces.domains import is_domain, variants
 from search_spaces.space import TUNER_KEYS, Baseline, Budget, DatasetSpec, SearchSpace
 from utuning.configs import BackboneConfig, Depths, TrainConfig
 from utuning.errors import ConfigError, SpaceError, nearest
@@ -18,9 +18,9 @@ from utuning.placement import DEPTH_FORMS
 from utuning.tuners import TUNERS
 
 HERE = Path(__file__).parent
-SECTIONS = (*(f.name for f in fields(SearchSpace) if f.name != "template"), "train", "tuners")
-
-REQUIRED = ("name", "dataset", "backbone", "train", "tuners", "budget")
+TEMPLATE = ("train", "tuners", "families")
+SECTIONS = (*(f.name for f in fields(SearchSpace) if f.name != "template"), "train", "tuners", "families")
+REQUIRED = ("name", "dataset", "backbone", "train", "budget")
 
 
 class _Yaml(yaml.SafeLoader):
@@ -65,7 +65,9 @@ def check_space(raw: Any, title: str) -> SearchSpace:
     for key in REQUIRED:
         if key not in values:
             problems.add(f"{key}: missing; every space needs it")
-    if any(key not in values for key in REQUIRED):
+    if ("tuners" in values) == ("families" in values):
+        problems.add("tuners: missing; every space needs it, or families, a list of alternatives; give one of the two")
+    if problems.found and any(key not in values for key in (*REQUIRED, "tuners")):
         problems.check(title)
     budget = problems.build(Budget, values["budget"], "budget")
     _check_numbers(problems, budget)
@@ -74,9 +76,9 @@ def check_space(raw: Any, title: str) -> SearchSpace:
         "backbone": problems.build(BackboneConfig, values["backbone"], "backbone"),
         "budget": budget,
         "baselines": tuple(_baseline(problems, b, f"baselines.{i}") for i, b in enumerate(values.get("baselines", ()))),
-        "template": _template(problems, {"train": values["train"], "tuners": values["tuners"]}),
+        "template": _template(problems, values),
     }
-    simple = {key: values[key] for key in values if key not in parts and key not in ("train", "tuners")}
+    simple = {key: values[key] for key in values if key not in parts and key not in TEMPLATE}
     for key, value in simple.items():
         annotation = SearchSpace.__annotations__[key]
         simple[key] = problems.value(annotation, value, key)
@@ -86,20 +88,34 @@ def check_space(raw: Any, title: str) -> SearchSpace:
     return SearchSpace(**{"hypothesis": "", **simple, **parts})
 
 
-def _template(problems: Problems, template: dict[str, Any]) -> dict[str, Any]:
-    """Check train and tuners with every domain at each of its probing values."""
+def _template(problems: Problems, values: Mapping[str, Any]) -> Any:
+    """Put training and tuners together, and check every variant of them.
+
+    `families` are alternatives: each has tuners, and may have training values that go before the space's own.
+    """
+    template: Any = {key: values[key] for key in ("train", "tuners") if key in values}
+    if "families" in values:
+        template = {"families": {"choice": _families(problems, values["families"], values["train"])}}
     try:
-        domains = find_domains(template)
+        for variant in variants(template):
+            _check_filled(problems, variant.get("families", variant))
     except SpaceError as error:
         problems.add(str(error))
-        return template
-    first = {path: domain.probes()[0] for path, domain in domains.items()}
-    for path, domain in domains.items():
-        for value in domain.probes():
-            _check_filled(problems, fill(template, {**first, path: value}))
-    if not domains:
-        _check_filled(problems, template)
     return template
+
+
+def _families(problems: Problems, families: Any, train: Any) -> list[dict[str, Any]]:
+    if not isinstance(families, list) or not families:
+        problems.add(f"families: {families!r} is no list; list one family or more, each with tuners")
+        problems.check("families")
+    checked = [
+        problems.mapping(family, f"families.{place}", ["tuners", "train"]) for place, family in enumerate(families)
+    ]
+    return [
+        {"train": {**(train or {}), **family.get("train", {})}, "tuners": family.get("tuners")}
+        for family in checked
+        if family is not None
+    ]
 
 
 def _check_filled(problems: Problems, filled: Mapping[str, Any]) -> None:
@@ -167,6 +183,8 @@ def _apply(raw: Any, override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"override {override!r} is not of the form key=value, such as train.epochs=2")
+    if path in ("tuners", "families"):
+        raw.pop({"tuners": "families", "families": "tuners"}[path], None)  # each says what to try
     node, keys = raw, path.split(".")
     for key in keys[:-1]:
         node = _step(node, key, override)

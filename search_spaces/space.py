@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from search_spaces.domains import Domain, fill, find_domains
+from search_spaces.domains import Domain, Pick, draw, find_domains, variants
 from utuning.configs import BackboneConfig, Precision, Recipe, TrainConfig, TrialConfig, TunerConfig
+from utuning.tuners import tuner_row
 
 Source = Literal["drawn", "folder", "lists", "parquet"]
 TUNER_KEYS = ("method", "ops", "depths")
@@ -62,13 +63,13 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """A checked space. `template` holds `train` and `tuners` as written, domains included."""
+    """A checked space. `template` draws to `train` and `tuners`, or to `families` with both; it holds the domains."""
 
     name: str
     hypothesis: str
     dataset: DatasetSpec
     backbone: BackboneConfig
-    template: Mapping[str, Any]
+    template: Any
     budget: Budget
     baselines: tuple[Baseline, ...] = ()
     seeds: tuple[int, ...] = (0,)
@@ -92,20 +93,17 @@ class SearchSpace:
         """The registered model of this space's data set."""
         return f"utuning-{self.dataset.name}"
 
-    def sample(self, rng: random.Random) -> dict[str, Any]:
-        """Draw one value for every domain."""
-        return {path: domain.sample(rng) for path, domain in self.domains.items()}
-
-    def trial(self, values: Mapping[str, Any], seed: int, facts: Facts) -> TrialConfig:
-        """Make the trial of one choice of values."""
-        filled = fill(self.template, values)
-        return self._trial(filled["tuners"], filled["train"], seed, facts)
+    def trial(self, drawn: Mapping[str, Any], seed: int, facts: Facts) -> TrialConfig:
+        """Make the trial of one drawn template."""
+        values = drawn.get("families", drawn)
+        return self._trial(values["tuners"], values["train"], seed, facts)
 
     def baseline_trials(self, facts: Facts) -> list[TrialConfig]:
         """The fixed trials, one for each seed."""
-        first = fill(self.template["train"], {p.removeprefix("train."): d.probes()[0] for p, d in self.domains.items()})
+        first = variants(self.template)[0]
+        train = first.get("families", first)["train"]
         return [
-            self._trial(list(baseline.tuners), {**first, **baseline.train}, seed, facts)
+            self._trial(list(baseline.tuners), {**train, **baseline.train}, seed, facts)
             for baseline in self.baselines
             for seed in self.seeds
         ]
@@ -117,13 +115,18 @@ class SearchSpace:
         for _ in range(self.budget.num_trials * 50):
             if len(chosen) == self.budget.num_trials:
                 break
-            trials = self.seeded(self.sample(rng), facts)
+            trials = self.seeded(lambda where, domain: domain.sample(rng), facts)
             chosen.setdefault(trials[0].config_id, trials)
         return [trial for trials in chosen.values() for trial in trials]
 
-    def seeded(self, values: Mapping[str, Any], facts: Facts) -> list[TrialConfig]:
-        """One configuration, once for each seed."""
-        return [self.trial(values, seed, facts) for seed in self.seeds]
+    def seeded(self, pick: Pick, facts: Facts) -> list[TrialConfig]:
+        """One configuration, drawn by `pick`, once for each seed."""
+        drawn = draw(self.template, pick)
+        return [self.trial(drawn, seed, facts) for seed in self.seeds]
+
+    def probing_trials(self, facts: Facts) -> list[TrialConfig]:
+        """Trials of the first seed that between them take every listed value and every end of an interval."""
+        return [self.trial(drawn, self.seeds[0], facts) for drawn in variants(self.template)]
 
     def _trial(self, tuners: list[Any], train: Mapping[str, Any], seed: int, facts: Facts) -> TrialConfig:
         return TrialConfig(
@@ -142,7 +145,7 @@ class SearchSpace:
 
 def tuner_config(values: Mapping[str, Any]) -> TunerConfig:
     """Read a tuner as a space writes it: placement and settings side by side."""
-    depths = values.get("depths", "all")
+    depths = values.get("depths", tuner_row(values["method"]).default_depths)
     return TunerConfig(
         method=values["method"],
         ops=tuple(values.get("ops", ())),

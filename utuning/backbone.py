@@ -4,7 +4,7 @@ import copy
 import hashlib
 import importlib.resources
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,7 +57,8 @@ class Backbone:
     @property
     def num_features(self) -> int:
         """Width F of the features that a head reads."""
-        return int(self.trunk.model.num_features)  # type: ignore[arg-type]
+        # Not timm's num_features: a head's own hidden layer, or its pooling, may change the width.
+        return int(self.trunk.model.head_hidden_size)  # type: ignore[arg-type]
 
     @property
     def num_parameters(self) -> int:
@@ -69,10 +70,14 @@ class Backbone:
         self.trunk.model.to(device)
         return self
 
-    def trainable_trunk(self) -> Trunk:
-        """Copy the trunk, with gradients: what full fine-tuning trains."""
-        model = copy.deepcopy(self.trunk.model).requires_grad_(True)
-        return Trunk(model, self.trunk.architecture)
+    def trainable_trunk(self, names: Collection[str]) -> Trunk:
+        """Copy the trunk with parameters of its own for `names`; all others stay shared and frozen."""
+        model = self.trunk.model
+        shared = [*(p for name, p in model.named_parameters() if name not in names), *model.buffers()]
+        copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+        for name in names:
+            copied.get_parameter(name).requires_grad_(True)
+        return Trunk(copied, self.trunk.architecture)
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -115,16 +120,27 @@ def _create(config: BackboneConfig, *, read_weights: bool) -> nn.Module:
         if config.weights != "timm":
             options["pretrained_cfg_overlay"] = {"file": str(weights_path(config.weights))}
     try:
-        # Random weights are the same ones each time: a fingerprint has to mean something.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model: nn.Module = timm.create_model(config.name, **options)
+        model = _build(config.name, options)
         if "pretrained_cfg_overlay" in options:
             _check_complete(model, weights_path(config.weights))
     except (RuntimeError, TypeError, ValueError, OSError, KeyError, SafetensorError) as error:
         raise BackboneError(
             f"backbone {config.name!r} with weights {config.weights!r} does not load: {error}"
         ) from error
+    return model
+
+
+def _build(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """Build a timm model, with an image size only if it takes one: convolutional networks run at any size."""
+    # Random weights are the same ones each time: a fingerprint has to mean something.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model: nn.Module = timm.create_model(name, **options)
+        except TypeError as error:
+            if "img_size" not in options or "'img_size'" not in str(error):
+                raise
+            model = _build(name, {key: value for key, value in options.items() if key != "img_size"})
     return model
 
 

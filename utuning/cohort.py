@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from utuning.architectures import Trunk
 from utuning.backbone import Backbone
 from utuning.configs import Precision
 from utuning.data.loader import Batch
@@ -39,13 +38,13 @@ class Cohort:
 
     Args:
         backbone: the frozen backbone, on the device that the cohort uses.
-        members: who trains. A member that trains the backbone itself must be alone.
+        members: who trains.
         reduce: sums a tensor over the workers; the default is one worker alone.
         worker: this worker's number, of `num_workers`.
         precision: `auto` is bf16 autocast on a GPU and fp32 on a CPU.
 
     Raises:
-        ConfigError: full fine-tuning together with other members, or no member.
+        ConfigError: no member.
     """
 
     def __init__(
@@ -58,12 +57,11 @@ class Cohort:
         num_workers: int = 1,
         precision: Precision = "auto",
     ) -> None:
-        if not members or (len(members) > 1 and any(member.trunk for member in members)):
-            raise ConfigError("a cohort has one member or more, and one that trains the whole backbone stands alone")
+        if not members:
+            raise ConfigError("a cohort has one member or more, and none is given")
         self.backbone = backbone
         self.members = list(members)
-        self.trunk: Trunk = members[0].trunk or backbone.trunk
-        self._trunk_trains = members[0].trunk is not None
+        self.trunk = backbone.trunk
         self.device = next(backbone.trunk.model.parameters()).device
         self._reduce = reduce
         self._worker, self._num_workers = worker, num_workers
@@ -79,7 +77,7 @@ class Cohort:
             member.draw_drop_path(self.trunk, mine, rows * self._num_workers)
         losses_K = torch.stack(
             [
-                (_loss(logits, batch.labels, member.config.label_smoothing) * batch.weight).sum()
+                (member.loss(logits, batch.labels) * batch.weight).sum()
                 for member, logits in zip(self.members, self._logits(batch.images), strict=True)
             ]
         )
@@ -127,7 +125,7 @@ class Cohort:
         preprocessing = self.backbone.preprocessing
         images = normalise(images_uint8, preprocessing.mean, preprocessing.std)
         with self._autocast():
-            features = run_streams(self.trunk, self.members, images, trunk_trains=self._trunk_trains)
+            features = run_streams(self.trunk, self.members, images)
             logits = [member.logits(f_BF) for member, f_BF in zip(self.members, features, strict=True)]
         return [scores.float() for scores in logits]
 
@@ -135,7 +133,8 @@ class Cohort:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     def _training(self, training: bool) -> None:
-        """The frozen trunk stays in eval mode always; a trunk that trains follows its member."""
+        """Trunks stay in eval mode always, those that train too: drop-path is the engine's, batch statistics are not
+        learned, and so a result does not depend on how a batch is split over workers."""
         for member in self.members:
             member.parts.train(training)
             member.end_drop_path()
@@ -152,12 +151,8 @@ class Cohort:
         return parts[-2].clone()
 
 
-def _loss(logits_BC: Tensor, labels_B: Tensor, label_smoothing: float) -> Tensor:
-    return cross_entropy(logits_BC, labels_B, reduction="none", label_smoothing=label_smoothing)
-
-
 def _tally(logits_BC: Tensor, batch: Batch) -> Tensor:
     """Summed loss and number of right answers among the real rows, shape (2,)."""
-    loss = (_loss(logits_BC, batch.labels, 0.0) * batch.weight).sum()
+    loss = (cross_entropy(logits_BC, batch.labels, reduction="none") * batch.weight).sum()
     correct = ((logits_BC.argmax(dim=-1) == batch.labels) * batch.weight).sum()
     return torch.stack([loss, correct]).double()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-OP_KINDS = ("attn", "mlp", "block")
+SHORT_SETTINGS = {"bottleneck_dim": "r", "lora_rank": "r", "num_tokens": "m"}
 Depths = str | tuple[int, ...]
 Precision = Literal["auto", "fp32", "bf16"]
 Recipe = Literal["vpt", "rrc", "none"]
@@ -35,11 +35,14 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TunerConfig:
-    """One tuner of a trial: a row of the tuner table, its placement (op kinds x depths) and its own settings."""
+    """One tuner of a trial: a row of the tuner table, its placement (op kinds x depths) and its own settings.
+
+    Without `ops` or `depths` it stands where its row says.
+    """
 
     method: str
     ops: tuple[str, ...] = ()
-    depths: Depths = "all"
+    depths: Depths | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -126,15 +129,19 @@ def short(number: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def _depths(value: Any) -> Depths:
-    return value if isinstance(value, str) else tuple(value)
+def _depths(value: Any) -> Depths | None:
+    return value if value is None or isinstance(value, str) else tuple(value)
 
 
 def _tuner_label(tuner: TunerConfig) -> str:
-    if not tuner.ops:
-        return tuner.method
-    depths = tuner.depths if isinstance(tuner.depths, str) else ",".join(map(str, tuner.depths))
-    method = "" if tuner.method == "p_adapter" else f"{tuner.method} "
-    width = tuner.settings.get("bottleneck_dim", tuner.settings.get("num_tokens"))
-    extras = [f"{key}={tuner.settings[key]}" for key in ("scale", "init") if key in tuner.settings]
-    return " ".join([f"{method}{'+'.join(tuner.ops)}@{depths}", *([f"r{width}"] if width else []), *extras])
+    """Such as `attn+mlp@all r16`; what is a P-Adapter's needs no method's name."""
+    kinds = "+".join(tuner.ops)
+    method = "" if tuner.method == "p_adapter" else tuner.method
+    depths = "" if tuner.depths is None else f"@{_depths_label(tuner.depths)}"
+    shorts = [f"{mark}{tuner.settings[key]}" for key, mark in SHORT_SETTINGS.items() if key in tuner.settings]
+    extras = [f"{key}={value}" for key, value in sorted(tuner.settings.items()) if key not in SHORT_SETTINGS]
+    return " ".join(word for word in (method, f"{kinds}{depths}", *shorts, *extras) if word)
+
+
+def _depths_label(depths: Depths) -> str:
+    return depths if isinstance(depths, str) else ",".join(map(str, depths))

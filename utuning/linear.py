@@ -2,10 +2,24 @@
 
 from typing import cast
 
-from torch import nn
+from torch import Generator, nn
 from torch.nn.utils import skip_init
 
 
-def empty_linear(in_features: int, out_features: int) -> nn.Linear:
+def empty_linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer without initial values; the caller sets all of them."""
-    return cast(nn.Linear, skip_init(nn.Linear, in_features, out_features))  # type: ignore[no-untyped-call]
+    return cast(nn.Linear, skip_init(nn.Linear, in_features, out_features, bias=bias))  # type: ignore[no-untyped-call]
+
+
+def default_linear(in_features: int, out_features: int, generator: Generator, *, bias: bool = True) -> nn.Linear:
+    """A linear layer by PyTorch's default rule."""
+    layer = empty_linear(in_features, out_features, bias=bias)
+    default_values(layer, generator)
+    return layer
+
+
+def default_values(layer: nn.Linear, generator: Generator) -> None:
+    """PyTorch's default rule, Kaiming-uniform with a = sqrt(5): weight and bias uniform within 1/sqrt(fan in)."""
+    bound = layer.in_features**-0.5
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)

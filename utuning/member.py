@@ -1,21 +1,23 @@
-"""A member of a cohort: one trial's tuners, head, optimiser and schedule. Nothing of it is shared."""
+"""A member of a cohort: one trial's tuners, head, optimiser, schedule and state, on a shared frozen backbone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from utuning.architectures import OpSite, Trunk
 from utuning.backbone import Backbone
 from utuning.configs import TrainConfig, TunerConfig
-from utuning.errors import PlacementError
 from utuning.linear import empty_linear
-from utuning.placement import resolve
 from utuning.schedule import lr_fraction
-from utuning.tuners import build_tuner, tuner_row
+from utuning.taps import Taps
+from utuning.tuners.placing import build_head, build_placed, expand, selected_weights
+from utuning.tuners.roles import Beside, Inside, Instead, Side, Tokens
 
 HEAD_STD = 0.02
+OWN_WEIGHTS = "backbone."
 
 
 class Member:
@@ -45,41 +47,81 @@ class Member:
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.num_steps_done = 0
-        self.first_depth: int | None = None
-        self.trunk: Trunk | None = None
         self._keep: dict[tuple[str, int], Tensor] = {}
-        self._by_site: dict[tuple[str, int], nn.Module] = {}
         generator = Generator().manual_seed(config.seed)
+        expanded = expand(tuners)
+        self._own_names = selected_weights(backbone.trunk, expanded)
+        self.own_trunk = backbone.trainable_trunk(self._own_names) if self._own_names else None
+        self._own_sites = _from_first(self.own_trunk, self._own_names) if self.own_trunk else {}
+        # Tuners that read a site's projections or norms read the member's own, where it trains them.
+        self.placed = build_placed(self.own_trunk or backbone.trunk, expanded, generator)
+        self._at = {(each.role, each.where): each.tuner for each in self.placed}
         self.parts = nn.ModuleDict({"tuners": nn.ModuleDict()})
-        for tuner in tuners:
-            self._place(backbone, tuner, generator)
-        self.parts["head"] = _head(backbone.num_features, num_classes, generator)
+        for each in self.placed:
+            _register(cast(nn.ModuleDict, self.parts["tuners"]), each.name, each.tuner)
+        head = build_head(expanded, backbone.num_features, num_classes, generator)
+        self.parts["head"] = head or _linear_head(backbone.num_features, num_classes, generator)
         self.parts.to(next(backbone.trunk.model.parameters()).device)
         self.optimiser = _optimiser(self.parameters(), config)
 
+    @property
+    def first_depth(self) -> int | None:
+        """Depth from which on the stream is the member's own; None if it never is."""
+        depths = [each.where[1] for each in self.placed if each.where is not None]
+        depths += [depth for _, depth in self._own_sites]
+        depths += [] if self.side is None or self.side.first_depth is None else [self.side.first_depth]
+        return min(depths, default=None)
+
+    @property
+    def side(self) -> Side | None:
+        """The network beside the backbone, if any."""
+        return cast(Side | None, self._at.get(("side", None)))
+
     def parameters(self) -> list[nn.Parameter]:
         """Everything that this member trains."""
-        return list(self.parts.parameters())
+        return [*self.parts.parameters(), *self._own_weights().values()]
 
     def num_parameters(self) -> dict[str, int]:
-        """Trainable parameters of the tuners, the head and, for full fine-tuning, the backbone."""
-        return {
-            part: sum(p.numel() for p in self.parts[part].parameters()) if part in self.parts else 0
-            for part in ("tuners", "head", "backbone")
-        }
+        """Trainable parameters of the tuners, the head and, where a method trains its own copies, the backbone."""
+        counts = {part: sum(p.numel() for p in self.parts[part].parameters()) for part in ("tuners", "head")}
+        return {**counts, "backbone": sum(p.numel() for p in self._own_weights().values())}
 
-    def tuner_at(self, site: OpSite) -> nn.Module | None:
+    def own(self, site: OpSite) -> OpSite | None:
+        """The same site of the trunk whose weights this member trains, from the first trained weight on."""
+        return self._own_sites.get(site.where)
+
+    def beside(self, site: OpSite) -> Beside | None:
         """The tuner that stands beside this op, if any."""
-        return self._by_site.get((site.kind, site.depth))
+        return cast(Beside | None, self._at.get(("beside", site.where)))
+
+    def instead(self, site: OpSite) -> Instead | None:
+        """The tuner that replaces this op, if any."""
+        return cast(Instead | None, self._at.get(("instead", site.where)))
+
+    def taps(self, site: OpSite) -> Taps:
+        """What changes the outputs of this op's layers."""
+        inside = cast(Inside | None, self._at.get(("inside", site.where)))
+        return {} if inside is None else inside.taps()
+
+    def tokens(self, site: OpSite) -> Tokens | None:
+        """The prompt that enters the stream before this block, if any."""
+        return cast(Tokens | None, self._at.get(("tokens", site.where)))
 
     def keep_rows(self, site: OpSite) -> Tensor | None:
-        """Drop-path's multiplier for this op's branch in the step that is under way, shape (B, 1, 1)."""
-        return self._keep.get((site.kind, site.depth))
+        """Drop-path's multiplier for this op's branch in the step that is under way, shape (B,)."""
+        return self._keep.get(site.where)
 
     def logits(self, features_BF: Tensor) -> Tensor:
         """Class scores, (B, num_classes)."""
         scores: Tensor = self.parts["head"](features_BF)
         return scores
+
+    def loss(self, scores_BC: Tensor, labels_B: Tensor) -> Tensor:
+        """Each image's training loss, shape (B,): the head's own, else cross-entropy."""
+        own = getattr(self.parts["head"], "loss", None)
+        if own is not None:
+            return cast(Tensor, own(scores_BC, labels_B))
+        return cross_entropy(scores_BC, labels_B, reduction="none", label_smoothing=self.config.label_smoothing)
 
     def draw_drop_path(self, trunk: Trunk, rows: slice, global_batch_size: int) -> None:
         """Draw this step's drop-path for the global batch and keep this worker's rows.
@@ -95,7 +137,7 @@ class Member:
         uniform = torch.rand(len(sites), global_batch_size, generator=generator)[:, rows]
         keep_probability = 1.0 - self.config.drop_path
         keep = (uniform < keep_probability).to(self.parameters()[0]) / keep_probability
-        self._keep = {(s.kind, s.depth): keep[i].view(-1, 1, 1) for i, s in enumerate(sites)}
+        self._keep = {site.where: keep[i] for i, site in enumerate(sites)}
 
     def end_drop_path(self) -> None:
         """Evaluation keeps every row."""
@@ -113,12 +155,16 @@ class Member:
         self.num_steps_done += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained tensors by stable names, such as `tuners.attn.3.down.weight` and `head.bias`."""
-        return {name: value.detach().contiguous() for name, value in self.parts.state_dict().items()}
+        """The trained tensors by stable names, such as `tuners.p_adapter.attn.3.down.weight` and `head.bias`."""
+        own = {OWN_WEIGHTS + name: value for name, value in self._own_weights().items()}
+        return {name: value.detach().contiguous() for name, value in {**self.parts.state_dict(), **own}.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put trained tensors back; names and shapes must be the member's own."""
-        self.parts.load_state_dict(dict(tensors))
+        self.parts.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(OWN_WEIGHTS)})
+        with torch.no_grad():
+            for name, parameter in self._own_weights().items():
+                parameter.copy_(tensors[OWN_WEIGHTS + name])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resuming needs: tensors, optimiser, step."""
@@ -134,30 +180,41 @@ class Member:
         self.optimiser.load_state_dict(state["optimiser"])
         self.num_steps_done = state["num_steps_done"]
 
-    def _place(self, backbone: Backbone, tuner: TunerConfig, generator: Generator) -> None:
-        if tuner_row(tuner.method).trains_backbone:
-            self.trunk = backbone.trainable_trunk()
-            self.parts["backbone"] = self.trunk.model
-            self.first_depth = 0
-            return
-        trunk = backbone.trunk
-        for kind, depth in resolve(tuner.ops, tuner.depths, trunk.op_kinds, len(trunk.blocks)):
-            if (kind, depth) in self._by_site:
-                raise PlacementError(f"two tuners stand on {kind} at depth {depth}; give each op site one tuner")
-            built = build_tuner(tuner.method, trunk.site(kind, depth), tuner.settings, generator)
-            self._by_site[kind, depth] = built
-            self._own(kind, depth, built)
-            self.first_depth = depth if self.first_depth is None else min(depth, self.first_depth)
-
-    def _own(self, kind: str, depth: int, tuner: nn.Module) -> None:
-        """Register a tuner under its stable name, `tuners.KIND.DEPTH`."""
-        placed = cast(nn.ModuleDict, self.parts["tuners"])
-        if kind not in placed:
-            placed[kind] = nn.ModuleDict()
-        cast(nn.ModuleDict, placed[kind])[str(depth)] = tuner
+    def _own_weights(self) -> dict[str, nn.Parameter]:
+        """The copies of the backbone's parameters that this member trains."""
+        if self.own_trunk is None:
+            return {}
+        return {name: self.own_trunk.model.get_parameter(name) for name in sorted(self._own_names)}
 
 
-def _head(num_features: int, num_classes: int, generator: Generator) -> nn.Linear:
+def _register(into: nn.ModuleDict, name: Sequence[str], tuner: nn.Module) -> None:
+    """Put a tuner under its name, level by level."""
+    first, *rest = name
+    if not rest:
+        into[first] = tuner
+        return
+    if first not in into:
+        into[first] = nn.ModuleDict()
+    _register(cast(nn.ModuleDict, into[first]), rest, tuner)
+
+
+def _from_first(trunk: Trunk, names: frozenset[str]) -> dict[tuple[str, int], OpSite]:
+    """The sites from the first one on that has a trained weight; a weight that no site holds belongs to the stem."""
+    sites = [site for site in trunk.all_sites() if site.kind != "block"]
+    held = [_held(trunk, site, names) for site in sites]
+    first = 0 if names - set().union(*held) else next(place for place, found in enumerate(held) if found)
+    return {site.where: site for site in sites[first:]}
+
+
+def _held(trunk: Trunk, site: OpSite, names: frozenset[str]) -> set[str]:
+    """Those of the names that lie in a site's layers, or loose in the module of its block."""
+    block = next((block for block in trunk.blocks if site in block.ops), None)
+    holder = "" if block is None else trunk.holder(block.whole.layers)
+    modules = [*site.layers, *([holder] if holder else [])]
+    return {name for name in names if any(name.startswith(f"{module}.") for module in modules)}
+
+
+def _linear_head(num_features: int, num_classes: int, generator: Generator) -> nn.Linear:
     head = empty_linear(num_features, num_classes)
     nn.init.trunc_normal_(head.weight, std=HEAD_STD, generator=generator)
     nn.init.zeros_(head.bias)

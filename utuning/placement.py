@@ -23,23 +23,28 @@ def resolve_depths(depths: Depths, num_blocks: int) -> tuple[int, ...]:
     return tuple(sorted(set(chosen)))
 
 
-def resolve(ops: Sequence[str], depths: Depths, available: Sequence[str], num_blocks: int) -> list[tuple[str, int]]:
-    """List the (op kind, depth) sites of a placement, in the order in which a forward pass meets them.
+def resolve(ops: Sequence[str], depths: Depths, sites: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """List the (op kind, depth) sites of a placement, in the order of `sites`: that of a forward pass.
+
+    A kind that only some of the blocks have is taken where it is.
 
     Raises:
-        PlacementError: no op kind, or one that the backbone has not.
+        PlacementError: no op kind, one that the backbone has not, or none of it at these depths.
     """
+    available = tuple(dict.fromkeys(kind for kind, _ in sites))
     if not ops:
         raise PlacementError(f"no op kind given: choose from {', '.join(available)}")
     for kind in ops:
         if kind not in available:
             raise PlacementError(f"op kind {kind!r} matches no site of this backbone; {nearest(kind, available)}")
-    order = {kind: place for place, kind in enumerate(available)}
-    return [
-        (kind, depth)
-        for depth in resolve_depths(depths, num_blocks)
-        for kind in sorted(set(ops), key=order.__getitem__)
-    ]
+    chosen = resolve_depths(depths, 1 + max(depth for _, depth in sites))
+    found = [(kind, depth) for kind, depth in sites if kind in ops and depth in chosen]
+    if not found:
+        depths_there = sorted({depth for kind, depth in sites if kind in ops})
+        raise PlacementError(
+            f"{'+'.join(ops)} at depths {depths!r} matches no site; it stands at depths {depths_there}"
+        )
+    return found
 
 
 def _parse(depths: str, num_blocks: int) -> tuple[int, ...]:

@@ -33,8 +33,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "missing weights": (["backbone.weights=gone.safetensors"], "no readable .safetensors file"),
     "an unknown model": (["backbone.name=vit_tinny_patch16_224"], "close ones"),
     "a model without known sites": (
-        ["backbone.name=resnet18", "backbone.img_size=null", "backbone.options={}"],
-        "ResNet",
+        ["backbone.name=test_byobnet", "backbone.img_size=null", "backbone.options={}"],
+        "ByobNet",
     ),
 }
 

@@ -1,14 +1,12 @@
 """The law: K members together have each step's losses equal to each member alone."""
 
 import hypothesis.strategies as st
-import pytest
 import torch
 from hypothesis import given, settings
 
 from tests.tools import adapter, batch, tiny_backbone, train
 from utuning.cohort import Cohort
 from utuning.configs import TrainConfig, TunerConfig
-from utuning.errors import ConfigError
 from utuning.member import Member
 
 BACKBONE = tiny_backbone()
@@ -38,7 +36,8 @@ CONFIG = st.builds(
     st.sampled_from([0.0, 0.3]),
     st.integers(0, 3),
 )
-MEMBER = st.tuples(st.one_of(st.just(()), TUNER.map(lambda tuner: (tuner,))), CONFIG)
+FULL = (TunerConfig(method="full"),)
+MEMBER = st.tuples(st.one_of(st.just(()), st.just(FULL), TUNER.map(lambda tuner: (tuner,))), CONFIG)
 Spec = tuple[tuple[TunerConfig, ...], TrainConfig]
 
 
@@ -78,9 +77,3 @@ def test_the_backbone_is_unchanged_by_training() -> None:
     after = BACKBONE.trunk.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.grad is None for p in BACKBONE.trunk.model.parameters())
-
-
-def test_full_fine_tuning_stands_alone() -> None:
-    full = build(((TunerConfig(method="full"),), train()))
-    with pytest.raises(ConfigError, match="stands alone"):
-        Cohort(BACKBONE, [full, build(((), train()))])

@@ -51,7 +51,7 @@ def test_preprocessing_comes_from_timm_and_can_be_overridden() -> None:
         ("vit_tinny_patch16_224", "none", "close ones: vit_tiny_patch16_224"),
         ("vit_tiny_patch16_224", "missing.safetensors", "no readable [.]safetensors file"),
         ("vit_tiny_patch16_224", "package://utuning.demo/nothing.safetensors", "no readable [.]safetensors file"),
-        ("resnet18", "none", "no op sites are known for a ResNet"),
+        ("test_byobnet", "none", "no op sites are known for a ByobNet"),
     ],
 )
 def test_bad_backbones_are_named(name: str, weights: str, says: str) -> None:

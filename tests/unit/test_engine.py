@@ -31,8 +31,7 @@ def member(backbone: Backbone, name: str, **config: object) -> Member:
 
 def features(backbone: Backbone, who: Member) -> torch.Tensor:
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    trunk = who.trunk or backbone.trunk
-    return run_streams(trunk, [who], images, trunk_trains=who.trunk is not None)[0]
+    return run_streams(backbone.trunk, [who], images)[0]
 
 
 @pytest.mark.parametrize("name", MIXES)
@@ -114,20 +113,29 @@ def test_resuming_goes_on_as_if_never_stopped(backbone: Backbone, name: str) -> 
 def test_tuner_names_are_stable(backbone: Backbone) -> None:
     names = Member(backbone, num_classes=5, config=train(), tuners=(adapter("attn", depths=(3,)),)).tensors()
     assert sorted(names) == [
-        "head.bias", "head.weight", "tuners.attn.3.down.bias", "tuners.attn.3.down.weight",
-        "tuners.attn.3.scale.weight", "tuners.attn.3.up.bias", "tuners.attn.3.up.weight",
+        "head.bias", "head.weight", "tuners.p_adapter.attn.3.down.bias", "tuners.p_adapter.attn.3.down.weight",
+        "tuners.p_adapter.attn.3.scale.weight", "tuners.p_adapter.attn.3.up.bias",
+        "tuners.p_adapter.attn.3.up.weight",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("tuners", "error", "says"),
     [
+        (
+            (TunerConfig(method="unipt"), TunerConfig(method="vpt_deep")),
+            PlacementError,
+            "unipt puts the states of all blocks together, and vpt_deep adds tokens",
+        ),
+        ((TunerConfig(method="mlp_head"), TunerConfig(method="proxy_head")), PlacementError, "two heads"),
+        ((TunerConfig(method="lora", ops=("block",)),), PlacementError, "lora cannot stand at op kind 'block'"),
+        ((TunerConfig(method="full", ops=("attn",)),), PlacementError, "full stands at no op kind"),
         ((adapter("conv"),), PlacementError, "op kind 'conv' matches no site"),
         ((adapter("attn", depths=(4,)),), PlacementError, "blocks 0 to 3"),
         ((adapter("attn", depths="last:9"),), PlacementError, "last:9"),
         ((adapter("attn", depths="lats:2"),), PlacementError, "'last:K'"),
         ((adapter(),), PlacementError, "no op kind"),
-        ((adapter("attn"), adapter("attn", "mlp")), PlacementError, "two tuners stand on attn"),
+        ((adapter("attn"), adapter("attn", "mlp")), PlacementError, "both stand beside attn at depth 0"),
         ((adapter("attn", bottleneck=3),), ConfigError, "did you mean 'bottleneck_dim'"),
         ((TunerConfig(method="p_adaptor", ops=("attn",)),), ConfigError, "did you mean 'p_adapter'"),
     ],
@@ -147,11 +155,11 @@ def test_op_sites_compose_to_the_model_for_pretrained_layouts() -> None:
         "vit_base_patch16_clip_224",
         "vit_small_patch14_reg4_dinov2",
     ):
-        backbone = Backbone.load(name, weights="none", img_size=28 if "14" in name else 32)
+        backbone = Backbone.load(name, weights="none", img_size=28 if "14" in name else 32, options={"depth": 2})
         images = torch.rand(1, 3, *[backbone.preprocessing.img_size] * 2)
         who = Member(backbone, num_classes=2, config=train(), tuners=(adapter("attn", "mlp", "block"),))
         torch.testing.assert_close(
-            run_streams(backbone.trunk, [who], images, trunk_trains=False)[0],
+            run_streams(backbone.trunk, [who], images)[0],
             backbone.trunk.model(images),
             rtol=0,
             atol=1e-5,
@@ -159,9 +167,9 @@ def test_op_sites_compose_to_the_model_for_pretrained_layouts() -> None:
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    assert timm.is_model("resnet18")
-    with pytest.raises(Exception, match="no op sites are known for a ResNet"):
-        Backbone.load("resnet18", weights="none")
+    assert timm.is_model("test_byobnet")
+    with pytest.raises(Exception, match="no op sites are known for a ByobNet"):
+        Backbone.load("test_byobnet", weights="none")
 
 
 def test_the_schedule_warms_up_and_falls() -> None:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 
 from search_spaces import loader
-from search_spaces.domains import Interval, fill, find_domains, parse_domain
+from search_spaces.domains import Interval, draw, find_domains, parse_domain, variants
 from search_spaces.loader import check_space, load_space
 from search_spaces.space import Facts, SearchSpace
 from utuning.configs import TrialConfig
@@ -76,10 +76,89 @@ def test_samples_stay_inside(kind: str, low: int, width: int, seed: int) -> None
     assert isinstance(value, int) == (kind == "randint")
 
 
-def test_filling_replaces_every_domain() -> None:
+def test_drawing_replaces_every_domain() -> None:
     template = raw()["tuners"]
-    filled = fill(template, {path: domain.probes()[-1] for path, domain in find_domains(template).items()})
-    assert filled == [{"method": "p_adapter", "ops": ["mlp"], "bottleneck_dim": 4}]
+    assert draw(template, lambda where, domain: 1) == [{"method": "p_adapter", "ops": ["mlp"], "bottleneck_dim": 4}]
+
+
+def test_variants_take_every_value_one_change_at_a_time() -> None:
+    node = {"a": {"choice": [1, 2, {"b": {"uniform": [0.0, 1.0]}}]}, "c": {"choice": [3, 4]}, "d": [5]}
+    assert variants(node) == [
+        {"a": 1, "c": 3, "d": [5]},
+        {"a": 2, "c": 3, "d": [5]},
+        {"a": {"b": 0.0}, "c": 3, "d": [5]},
+        {"a": {"b": 1.0}, "c": 3, "d": [5]},
+        {"a": 1, "c": 4, "d": [5]},
+    ]
+
+
+NODE = st.recursive(
+    st.integers(0, 3),
+    lambda child: st.one_of(
+        st.lists(child, min_size=1, max_size=3).map(lambda values: {"choice": values}),
+        st.dictionaries(st.sampled_from(["a", "b"]), child, max_size=2),
+        st.lists(child, max_size=2),
+    ),
+    max_leaves=8,
+)
+
+
+@given(NODE, st.integers())
+def test_domains_of_an_alternative_are_drawn_only_with_it(node: Any, seed: int) -> None:
+    rng, met = random.Random(seed), dict[str, Any]()
+
+    def pick(where: str, domain: Any) -> Any:
+        assert where not in met, "each domain is decided once"
+        met[where] = domain
+        return domain.sample(rng)
+
+    drawn = draw(node, pick)
+    assert "choice" not in str(drawn)
+    assert met.items() <= find_domains(node).items()
+    assert all("choice" not in str(variant) for variant in variants(node))
+
+
+FAMILIES = [
+    {"tuners": [{"method": "p_adapter", "ops": ["attn"], "bottleneck_dim": {"choice": [2, 4]}}]},
+    {"tuners": [{"method": "vpt_deep", "num_tokens": {"randint": [1, 5]}}], "train": {"lr": {"uniform": [0.1, 0.2]}}},
+]
+
+
+def families() -> dict[str, Any]:
+    values = raw(families=FAMILIES, budget={"num_trials": 20})
+    return {key: value for key, value in values.items() if key != "tuners"}
+
+
+def test_families_bring_their_own_settings_and_training_values() -> None:
+    space = check_space(families(), "tiny")
+    trials = space.random_trials(FACTS)
+    assert {trial.method for trial in trials} == {"p_adapter", "vpt_deep"}
+    for trial in trials:
+        settings = set(trial.tuners[0].settings)
+        assert settings == ({"num_tokens"} if trial.method == "vpt_deep" else {"bottleneck_dim"})
+        assert (trial.train.lr >= 0.1) == (trial.method == "vpt_deep")
+    assert set(space.domains) == {
+        "families", "families.0.train.lr", "families.0.tuners.0.bottleneck_dim",
+        "families.1.train.lr", "families.1.tuners.0.num_tokens",
+    }  # fmt: skip
+
+
+STRANGER = {"tuners": [{"method": "p_adapter", "ops": ["attn"], "num_tokens": 3}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tuners": []}, "give one of the two"),
+        ({"families": []}, "families: [] is no list"),
+        ({"families": [{"tuner": []}]}, "did you mean 'tuners'"),
+        ({"families": [STRANGER]}, "num_tokens: unknown key"),
+    ],
+)
+def test_nonsense_families_are_named(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        check_space(families() | changes, "tiny")
+    assert says in str(error.value)
 
 
 @settings(max_examples=25)
@@ -88,19 +167,21 @@ def test_a_trial_is_the_same_after_json(sample: int, seed: int) -> None:
     import json
 
     space = check_space(raw(), "tiny")
-    trial = space.trial(space.sample(random.Random(sample)), seed, FACTS)
+    rng = random.Random(sample)
+    trial = space.trial(draw(space.template, lambda where, domain: domain.sample(rng)), seed, FACTS)
     again = TrialConfig.from_dict(json.loads(json.dumps(trial.as_dict())))
     assert again == trial
     assert again.trial_id == trial.trial_id
 
 
 def test_names_read_as_documented() -> None:
-    values = {"train.lr": 3e-3, "tuners.0.ops": ["attn", "mlp"], "tuners.0.bottleneck_dim": 16}
-    assert check_space(raw(), "tiny").trial(values, 0, FACTS).name == "attn+mlp@all r16 lr3e-3 seed0"
+    tuners = [{"method": "p_adapter", "ops": ["attn", "mlp"], "bottleneck_dim": 16}]
+    space = check_space(raw(train={"lr": 3e-3, "epochs": 1}, tuners=tuners), "tiny")
+    assert space.probing_trials(FACTS)[0].name == "attn+mlp@all r16 lr3e-3 seed0"
 
 
 def test_overrides_change_values_and_fix_domains() -> None:
-    space = load_space("demo", ["train.lr=1e-3", "tuners.0.ops=[attn]", "budget.num_trials=2", "dataset.seed=4"])
+    space = load_space("grocery", ["train.lr=1e-3", "tuners.0.ops=[attn]", "budget.num_trials=2", "dataset.seed=4"])
     assert "train.lr" not in space.domains
     assert space.template["train"]["lr"] == 1e-3
     assert (space.budget.num_trials, space.dataset.seed) == (2, 4)
@@ -151,7 +232,13 @@ def test_a_missing_section_is_named() -> None:
         check_space(values, "tiny")
 
 
-@pytest.mark.parametrize("override", ["train.lr", "=3", "tuners.7.ops=[attn]", "name.first=x"])
+def test_tuners_and_families_replace_each_other() -> None:
+    one = load_space("demo", ["tuners=[{method: lora}]"])
+    assert set(one.domains) == {"train.lr"}
+    assert {trial.method for trial in one.random_trials(FACTS)} == {"lora"}
+
+
+@pytest.mark.parametrize("override", ["train.lr", "=3", "families.7.train={}", "name.first=x"])
 def test_overrides_that_lead_nowhere(override: str) -> None:
     with pytest.raises(ConfigError, match="override"):
         load_space("demo", [override])

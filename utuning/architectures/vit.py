@@ -1,12 +1,17 @@
-"""Op sites of timm's plain pre-norm vision transformers (ViT, DeiT, DINOv2's layout, CLIP's and MAE's towers)."""
+"""Op sites of timm's plain pre-norm vision transformers: ViT, DeiT with its distillation token, DINOv2 with registers
+and layer scale, CLIP's and MAE's towers."""
 
 from collections.abc import Sequence
 from functools import partial
 
+from timm.layers import Attention as TimmAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from utuning.architectures.trunk import Architecture, BlockSite, OpSite
+from utuning.architectures.sequence import pool_sequence, sequence_norm
+from utuning.architectures.sites import Attention, BlockSite, OpSite, named_layers
+from utuning.architectures.trunk import Architecture
 
 
 def _matches(model: nn.Module) -> bool:
@@ -23,12 +28,65 @@ def _mlp(block: Block, x_BND: Tensor) -> Tensor:
     return added
 
 
+def _project(block: Block, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as the block itself makes them, each (B, H, N, d)."""
+    attn = block.attn
+    qkv: Tensor = attn.qkv(block.norm1(x_BND)).view(*x_BND.shape[:2], 3, attn.num_heads, attn.head_dim)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return attn.q_norm(q), attn.k_norm(k), v
+
+
+def _queries(block: Block, x_BND: Tensor) -> Tensor:
+    attn = block.attn
+    width = attn.num_heads * attn.head_dim
+    bias = None if attn.qkv.bias is None else attn.qkv.bias[:width]
+    q_BND = linear(block.norm1(x_BND), attn.qkv.weight[:width], bias)
+    q_BNHd = q_BND.view(*x_BND.shape[:2], attn.num_heads, attn.head_dim)
+    q_BHNd: Tensor = attn.q_norm(q_BNHd.transpose(1, 2))
+    return q_BHNd
+
+
+def _output(block: Block, z_BHNd: Tensor, bias: bool) -> Tensor:
+    attn = block.attn
+    z_BND = attn.norm(z_BHNd.transpose(1, 2).flatten(2))
+    projected: Tensor = block.ls1(linear(z_BND, attn.proj.weight, attn.proj.bias if bias else None))
+    return projected
+
+
+def _attention(block: Block) -> Attention | None:
+    attn = block.attn
+    if type(attn) is not TimmAttention or attn.gate is not None:
+        return None
+    return Attention(
+        num_heads=attn.num_heads,
+        head_dim=attn.head_dim,
+        queries=partial(_queries, block),
+        project=partial(_project, block),
+        placeless=lambda x_BND: _project(block, x_BND)[1:],
+        output=partial(_output, block),
+    )
+
+
 def _block_site(model: VisionTransformer, depth: int) -> BlockSite:
     block = model.blocks[depth]
-    site = partial(OpSite, depth=depth, width=model.embed_dim, block=block)
+    site = partial(
+        OpSite,
+        depth=depth,
+        width=model.embed_dim,
+        attention=_attention(block),
+        grid=tuple(model.patch_embed.grid_size),
+        open_sequence=True,
+    )
+    attn_layers, mlp_layers = (
+        named_layers(model, block.norm1, block.attn, block.ls1),
+        named_layers(model, block.norm2, block.mlp, block.ls2),
+    )
     return BlockSite(
-        ops=(site(kind="attn", run=partial(_attn, block)), site(kind="mlp", run=partial(_mlp, block))),
-        whole=site(kind="block", run=lambda x_BND: block(x_BND) - x_BND),
+        ops=(
+            site(kind="attn", run=partial(_attn, block), norm=block.norm1, layers=attn_layers),
+            site(kind="mlp", run=partial(_mlp, block), norm=block.norm2, layers=mlp_layers),
+        ),
+        whole=site(kind="block", run=block, layers={**attn_layers, **mlp_layers}),
     )
 
 
@@ -37,16 +95,15 @@ def _blocks(model: nn.Module) -> Sequence[BlockSite]:
     return [_block_site(model, depth) for depth in range(len(model.blocks))]
 
 
-def _stem(model: nn.Module, images_B3HW: Tensor) -> Tensor:
-    assert isinstance(model, VisionTransformer)
+def _embed(model: VisionTransformer, images_B3HW: Tensor) -> Tensor:
     x_BND: Tensor = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images_B3HW))))
     return x_BND
 
 
-def _features(model: nn.Module, x_BND: Tensor) -> Tensor:
+def _stem(model: nn.Module) -> OpSite:
     assert isinstance(model, VisionTransformer)
-    features_BF: Tensor = model.forward_head(model.norm(x_BND), pre_logits=True)
-    return features_BF
+    layers = named_layers(model, model.patch_embed, model.norm_pre)
+    return OpSite(kind="stem", depth=0, width=model.embed_dim, run=partial(_embed, model), layers=layers)
 
 
-VIT = Architecture(name="vit", matches=_matches, stem=_stem, blocks=_blocks, features=_features)
+VIT = Architecture(name="vit", matches=_matches, stem=_stem, blocks=_blocks, norm=sequence_norm, pool=pool_sequence)

@@ -48,7 +48,7 @@ class PAdapter(nn.Module):
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, op_BND: Tensor) -> Tensor:
         """Map the stream to what is added beside the op, both (B, N, D)."""
         added: Tensor = self.scale(self.up(gelu(self.down(x_BND))))
         return added

@@ -1,4 +1,4 @@
-"""The scales that end every U-Tuner (U-Tuning, arXiv 2303.00690, table 7)."""
+"""The scales that end a tuner (U-Tuning, arXiv 2303.00690, table 7), and the rule for constant ones."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
+from utuning.errors import ConfigError
 from utuning.linear import empty_linear
 
 ScaleName = Literal["none", "scalar", "channel", "gate"]
@@ -13,11 +14,11 @@ SCALE_NAMES: tuple[str, ...] = get_args(ScaleName)
 
 
 class LearnedScale(nn.Module):
-    """z -> s * z with s learned from 1: one number (`scalar`), or one a channel (`channel`, shape (D,))."""
+    """z -> s * z with s learned: one number (`scalar`), or one a channel (`channel`, shape (D,)). It starts at 1."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, start: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.full((size,), start))
 
     def forward(self, z_BND: Tensor) -> Tensor:
         """Scale the tuner's output, (B, N, D)."""
@@ -50,3 +51,29 @@ _BUILD: dict[str, Callable[[int, Generator], nn.Module]] = {
 def build_scale(name: ScaleName, width: int, generator: Generator) -> nn.Module:
     """Build one of the four scales for a stream of the given width."""
     return _BUILD[name](width, generator)
+
+
+def build_zero_scale(name: ScaleName, width: int) -> LearnedScale:
+    """Build a learned scale that starts at 0: the identity at init for a tuner whose other parts start away from 0.
+
+    Raises:
+        ConfigError: a scale that is no learned factor, so that it cannot start at 0.
+    """
+    sizes = {"scalar": 1, "channel": width}
+    if name not in sizes:
+        raise ConfigError(
+            f"init 'zero_scale' starts the scale at 0, which scale {name!r} cannot; "
+            "use scale 'scalar' or 'channel', or another init"
+        )
+    return LearnedScale(sizes[name], start=0.0)
+
+
+def constant_scale(value: float) -> float:
+    """Check a scale that is a constant of the method.
+
+    Raises:
+        ConfigError: 0, with which no part of the tuner would get a gradient.
+    """
+    if value == 0.0:
+        raise ConfigError("scale 0 leaves the tuner without effect and without gradients; give another number")
+    return value

@@ -1,0 +1,74 @@
+"""What several benchmarks measure in the same way: training without Ray, accuracy, bytes kept for the backward pass."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines import provenance
+from pipelines.plan import Prepared
+from utuning.backbone import Backbone
+from utuning.cohort import Cohort
+from utuning.configs import TrialConfig
+from utuning.data.loader import Batch, Loader
+from utuning.data.shards import read_split
+from utuning.member import Member
+
+EVAL_BATCH_SIZE = 64
+
+
+def loader(ready: Prepared, split: str, batch_size: int = EVAL_BATCH_SIZE, seed: int = 0) -> Loader:
+    """One worker's loader of a split; only `train` is shuffled and augmented."""
+    return Loader(
+        read_split(ready.dataset, split),
+        ready.backbone.preprocessing,
+        global_batch_size=batch_size,
+        seed=seed,
+        recipe=ready.space.recipe,
+        train=split == "train",
+    )
+
+
+def train_together(ready: Prepared, trials: Sequence[TrialConfig]) -> list[Member]:
+    """Train trials of one seed, batch size and number of epochs as one cohort."""
+    config = trials[0].train
+    batches = loader(ready, "train", config.batch_size, config.seed)
+    members = [
+        Member(ready.backbone, num_classes=t.num_classes, config=t.train, tuners=t.tuners, steps_per_epoch=len(batches))
+        for t in trials
+    ]
+    cohort = Cohort(ready.backbone, members)
+    for epoch in range(config.epochs):
+        cohort.train_epoch(batches.epoch(epoch))
+    return members
+
+
+def accuracy(ready: Prepared, member: Member, split: str) -> float:
+    """Top-1 accuracy of one member on a split."""
+    return Cohort(ready.backbone, [member]).evaluate(loader(ready, split).epoch(0))[0].accuracy
+
+
+def saved_bytes(backbone: Backbone, member: Member, batch: Batch) -> int:
+    """Bytes that one step keeps for its backward pass, each storage once, weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in (*backbone.trunk.model.parameters(), *member.parameters())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        Cohort(backbone, [member]).step(batch)
+    return sum(kept.values())
+
+
+def write_result(path: Path, command: str, **values: Any) -> None:
+    """Write a result file with the commit, the versions and the machine that it comes from."""
+    source = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"command": command, **values, **source}, indent=2) + "\n")
