@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.cli import app
 from pipelines.datasets import prepared
@@ -28,11 +29,13 @@ def test_the_library_example_runs(
 
 
 def test_the_example_space_is_valid(tmp_path: Path) -> None:
-    (example,) = blocks("yaml")
+    example, families = blocks("yaml")
     (tmp_path / "mine.yaml").write_text(example)
     space = load_space(str(tmp_path / "mine.yaml"))
     assert space.name == "mine"
     assert space.budget.scheduler == "asha"
+    across = load_space(str(tmp_path / "mine.yaml"), [f"families={yaml.safe_load(families)['families']}"])
+    assert "families.1.tuners.0.num_tokens" in across.domains
 
 
 def test_every_command_is_in_the_table() -> None:
