@@ -176,6 +176,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = Settings(seed=given.seed, epochs=given.epochs, threads=given.threads)
     torch.set_num_threads(settings.threads)
+    given.to.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     model, val_accuracy = train(settings, given.to / "pretrain_log.jsonl")
     record: dict[str, Any] = {
