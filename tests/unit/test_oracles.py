@@ -5,13 +5,10 @@ VPT, 0.26 for prefix tuning, 0.27 for the adapter, 1.26 for AdaptFormer, 10.08 f
 """
 
 import pytest
-import torch
 
 from tests.tools import adapter, train
-from utuning.architectures import ARCHITECTURES, Trunk
-from utuning.backbone import Backbone, BackboneConfig
+from utuning.backbone import Backbone
 from utuning.configs import TunerConfig
-from utuning.data.transforms import Preprocessing
 from utuning.member import Member
 
 DUAL, TRI = ("attn", "mlp"), ("attn", "mlp", "block")
@@ -20,17 +17,6 @@ DUAL, TRI = ("attn", "mlp"), ("attn", "mlp", "block")
 def method(name: str, *ops: str, **settings: object) -> TunerConfig:
     """A method where it stands by itself, or at the given op kinds."""
     return TunerConfig(method=name, ops=ops, settings=settings)
-
-
-@pytest.fixture(scope="module")
-def vit_b16() -> Backbone:
-    """Real ViT-B/16 shapes without memory."""
-    import timm
-
-    with torch.device("meta"):
-        model = timm.create_model("vit_base_patch16_224", num_classes=0)
-    preprocessing = Preprocessing(img_size=224, resize=256)
-    return Backbone(BackboneConfig(name="vit_base_patch16_224"), Trunk(model, ARCHITECTURES[0]), preprocessing, "meta")
 
 
 @pytest.mark.parametrize(

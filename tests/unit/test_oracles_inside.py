@@ -4,24 +4,11 @@ Published, in millions without a head: LoRA 0.29, SSF 0.21, RepAdapter 0.22 (its
 """
 
 import pytest
-import timm
-import torch
 
 from tests.tools import train
-from utuning.architectures import ARCHITECTURES, Trunk
 from utuning.backbone import Backbone
-from utuning.configs import BackboneConfig, TunerConfig
-from utuning.data.transforms import Preprocessing
+from utuning.configs import TunerConfig
 from utuning.member import Member
-
-
-@pytest.fixture(scope="module")
-def vit_b16() -> Backbone:
-    """Real ViT-B/16 shapes without memory."""
-    with torch.device("meta"):
-        model = timm.create_model("vit_base_patch16_224", num_classes=0).requires_grad_(False)
-    preprocessing = Preprocessing(img_size=224, resize=256)
-    return Backbone(BackboneConfig(name="vit_base_patch16_224"), Trunk(model, ARCHITECTURES[0]), preprocessing, "meta")
 
 
 def built(backbone: Backbone, method: str, **settings: object) -> Member:

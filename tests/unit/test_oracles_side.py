@@ -5,27 +5,13 @@ UniPT's are its formulas on 13 states. LST is printed as 2.38M (V-PETL Bench) an
 """
 
 import pytest
-import torch
 
 from tests.tools import train
-from utuning.architectures import ARCHITECTURES, Trunk
 from utuning.backbone import Backbone
-from utuning.configs import BackboneConfig, TunerConfig
-from utuning.data.transforms import Preprocessing
+from utuning.configs import TunerConfig
 from utuning.member import Member
 
 CIFAR_100_HEAD = 76_900
-
-
-@pytest.fixture(scope="module")
-def vit_b16() -> Backbone:
-    """Real ViT-B/16 shapes without memory."""
-    import timm
-
-    with torch.device("meta"):
-        model = timm.create_model("vit_base_patch16_224", num_classes=0)
-    preprocessing = Preprocessing(img_size=224, resize=256)
-    return Backbone(BackboneConfig(name="vit_base_patch16_224"), Trunk(model, ARCHITECTURES[0]), preprocessing, "meta")
 
 
 def count(backbone: Backbone, method: str, **settings: object) -> int:
