@@ -144,6 +144,7 @@ def _tune(
         cpus_per_worker=profile.cpus_per_worker,
         gpus_per_worker=profile.gpus(resources.gpus),
         storage=f"{storage}/trials",
+        local=profile.address is None,
     )
     with Board(title=f"search {search_id}", num_trials=num_trials(space)) as board:
         tune.Tuner(

@@ -14,6 +14,10 @@ from pipelines.shared import CHECKPOINT_PATH, Shared, train_worker
 from utuning.configs import TrialConfig
 
 MAX_WORKER_FAILURES = 2
+# No trial reads Ray Data. The cleaner frees a group whose controller was killed, through the dashboard's State API, and
+# waits ten seconds for it where there is none, as at home.
+SPARED = frozenset({"DatasetsCallback"})
+SPARED_AT_HOME = SPARED | {"PlacementGroupCleanerCallback"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,7 @@ class Group:
     cpus_per_worker: int
     gpus_per_worker: int
     storage: str
+    local: bool
 
 
 class ReportToGate(UserCallback):  # type: ignore[misc]
@@ -100,9 +105,7 @@ class Supervisor(tune.Trainable):  # type: ignore[misc]
 
 
 def _trainer(trial: TrialConfig, shared: Shared, group: Group, gate: Any) -> Any:
-    from ray.train.torch import TorchTrainer
-
-    return TorchTrainer(
+    return _trainer_class(SPARED_AT_HOME if group.local else SPARED)(
         train_worker,
         train_loop_config={"trial": trial.as_dict(), "shared": shared, "gate": gate},
         scaling_config=ray.train.ScalingConfig(
@@ -118,6 +121,17 @@ def _trainer(trial: TrialConfig, shared: Shared, group: Group, gate: Any) -> Any
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
+
+
+def _trainer_class(spared: frozenset[str]) -> Any:
+    """Ray Train's trainer without callbacks that would start a process more for every trial."""
+    from ray.train.torch import TorchTrainer
+
+    class SparingTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            return [each for each in super()._create_default_callbacks() if type(each).__name__ not in spared]
+
+    return SparingTrainer
 
 
 def _resources(group: Group) -> dict[str, float]:

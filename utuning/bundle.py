@@ -24,7 +24,7 @@ from utuning.data.transforms import Preprocessing
 from utuning.errors import BundleError
 from utuning.member import Member
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST, TENSORS, CARD = "manifest.json", "tuner.safetensors", "README.md"
 
 
@@ -138,8 +138,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         version, digest = values["schema_version"], values.pop("manifest_digest")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BundleError(f"{path / MANIFEST} is no bundle manifest ({error}); pull the bundle again") from error
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise BundleError(f"{path} has schema version {version}, this package reads up to {SCHEMA_VERSION}; upgrade it")
+    if version != SCHEMA_VERSION:
+        other = (
+            "upgrade it"
+            if isinstance(version, int) and version > SCHEMA_VERSION
+            else "train again, or take an older one"
+        )
+        raise BundleError(f"{path} has schema version {version}, this package reads {SCHEMA_VERSION}; {other}")
     if digest != _manifest_digest(values):
         raise BundleError(f"{path / MANIFEST} was altered: it does not match its own digest; pull the bundle again")
     return values
