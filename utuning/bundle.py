@@ -139,12 +139,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BundleError(f"{path / MANIFEST} is no bundle manifest ({error}); pull the bundle again") from error
     if version != SCHEMA_VERSION:
-        other = (
-            "upgrade it"
-            if isinstance(version, int) and version > SCHEMA_VERSION
-            else "train again, or take an older one"
-        )
-        raise BundleError(f"{path} has schema version {version}, this package reads {SCHEMA_VERSION}; {other}")
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        then = "upgrade it" if newer else "train again, or read it with an older package"
+        raise BundleError(f"{path} has schema version {version}, this package reads {SCHEMA_VERSION}; {then}")
     if digest != _manifest_digest(values):
         raise BundleError(f"{path / MANIFEST} was altered: it does not match its own digest; pull the bundle again")
     return values
