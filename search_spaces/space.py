@@ -145,10 +145,11 @@ class SearchSpace:
 
 def tuner_config(values: Mapping[str, Any]) -> TunerConfig:
     """Read a tuner as a space writes it: placement and settings side by side."""
-    depths = values.get("depths", tuner_row(values["method"]).default_depths)
+    row = tuner_row(values["method"])
+    depths = values.get("depths", None if row.role in ("weights", "head") else row.default_depths)
     return TunerConfig(
         method=values["method"],
         ops=tuple(values.get("ops", ())),
-        depths=depths if isinstance(depths, str) else tuple(depths),
+        depths=depths if depths is None or isinstance(depths, str) else tuple(depths),
         settings={key: value for key, value in values.items() if key not in TUNER_KEYS},
     )

@@ -140,7 +140,8 @@ def _tuner_label(tuner: TunerConfig) -> str:
     depths = "" if tuner.depths is None else f"@{_depths_label(tuner.depths)}"
     shorts = [f"{mark}{tuner.settings[key]}" for key, mark in SHORT_SETTINGS.items() if key in tuner.settings]
     extras = [f"{key}={value}" for key, value in sorted(tuner.settings.items()) if key not in SHORT_SETTINGS]
-    return " ".join(word for word in (method, f"{kinds}{depths}", *shorts, *extras) if word)
+    place = f"{method} {kinds}{depths}" if kinds else f"{method}{depths}"
+    return " ".join(word for word in (place.strip(), *shorts, *extras) if word)
 
 
 def _depths_label(depths: Depths) -> str:
