@@ -71,8 +71,8 @@ def _ray() -> str:
     missing = [name for name in ("aiohttp", "opencensus", "prometheus_client") if _version(name) == "missing"]
     if missing:
         raise Trouble(
-            f"Ray's dashboard parts are missing ({', '.join(missing)}); without them a stopped trial keeps its workers "
-            "and the search hangs: pip install 'ray[default]'"
+            f"Ray's dashboard parts are missing ({', '.join(missing)}); without them a cluster that is started here "
+            "cannot free the workers of a trial whose controller was killed: pip install 'ray[default]'"
         )
     return f"ray {version('ray')} with its dashboard parts"
 

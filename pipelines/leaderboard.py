@@ -10,10 +10,12 @@ from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from pipelines.tracking import RunRecord
+from utuning.tuners import ROWS
 
 # Which of a configuration's runs count: the most finished ones.
 OUTCOMES = ("completed", "stopped", "running", "failed")
 FINISHED = OUTCOMES[:2]
+STAND_INS = frozenset(row.name for row in ROWS if row.stand_in)
 MISSING = "–"  # noqa: RUF001
 # Student's t, 97.5 %, for 1 to 10 degrees of freedom; `t_quantile` has a series for more.
 T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
@@ -24,7 +26,8 @@ class Row:
     """One configuration: means over its seeds, accuracies from 0 to 1, `_ci` the half-width of the 95 % interval.
 
     `place` is None for what cannot be ranked, and `note` says why. `test_seeds` are the seeds that `test` is a mean of.
-    `peak_memory_bytes` is the largest of the seeds. `outcome` is that of the runs that count: the most finished ones.
+    `stand_in` marks a method that is not the published one that it stands for. `peak_memory_bytes` is the largest of
+    the seeds. `outcome` is that of the runs that count: the most finished ones.
     """
 
     place: int | None
@@ -50,6 +53,7 @@ class Row:
     backbone: str
     run_ids: tuple[str, ...]
     note: str = ""
+    stand_in: bool = False
 
 
 def rows(runs: Iterable[RunRecord], champion_run_id: str | None = None, search_id: str | None = None) -> list[Row]:
@@ -118,7 +122,7 @@ def cells(row: Row) -> list[str]:
     partly = "" if row.test is None or row.test_seeds == row.seeds else f" (n={len(row.test_seeds)})"
     return [
         f"{row.place or MISSING}{' ★' if row.champion else ''}",
-        row.label,
+        f"{row.label}{' (stand-in)' if row.stand_in else ''}",
         row.method,
         _percent(row.val, row.val_ci),
         _percent(row.test, row.test_ci) + partly,
@@ -191,6 +195,7 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         backbone=trial.backbone,
         run_ids=tuple(run.run_id for run in runs),
         note=_why_unranked(runs[0], bool(val), ranked),
+        stand_in=any(tuner.method in STAND_INS for tuner in trial.tuners),
     )
 
 

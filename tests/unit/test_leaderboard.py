@@ -52,6 +52,13 @@ def test_equal_val_is_won_by_fewer_parameters() -> None:
     assert [row.run_ids for row in rows([run("a", width=64), run("b", width=2)])] == [("b",), ("a",)]
 
 
+def test_a_stand_in_says_so() -> None:
+    for method, says in (("instance_prompt", True), ("vpt_shallow", False)):
+        trial = replace(TRIAL, tuners=(TunerConfig(method=method),))
+        (row,) = rows([replace(run("a"), trial=trial)])
+        assert row.stand_in == says == ("(stand-in)" in as_markdown([row]))
+
+
 def test_seeds_are_averaged_with_their_interval() -> None:
     (row,) = rows([run("a", 0.70, seed=0, test=0.6), run("b", 0.72, seed=1), run("c", 0.74, seed=2)])
     assert row.val == pytest.approx(0.72) and row.val_ci == pytest.approx(4.3027 * 0.02 / math.sqrt(3))
