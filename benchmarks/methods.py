@@ -175,17 +175,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         _prepare(Path(folder), options.epochs)
         context = multiprocessing.get_context("spawn")
         with context.Pool(options.processes, _prepare, (Path(folder), options.epochs)) as pool:
-            rows = []
             for row in pool.imap(_measure, range(len(ENTRIES))):
                 print(f"{row['title']}: {row['configuration']}  test {100 * row['test_mean']:.1f} %", flush=True)
                 rows.append(row)
+                write(rows, options.epochs)  # it takes long: what is measured is kept
+
+
+def write(rows: Sequence[dict[str, Any]], num_epochs: int) -> None:
+    """Write both result files."""
     RESULT.mkdir(parents=True, exist_ok=True)
-    (RESULT / "demo.md").write_text(markdown(rows, options.epochs))
-    write_result(RESULT / "demo.json", "python benchmarks/methods.py", seeds=SEEDS, epochs=options.epochs, rows=rows)
+    (RESULT / "demo.md").write_text(markdown(rows, num_epochs))
+    write_result(RESULT / "demo.json", "python benchmarks/methods.py", seeds=SEEDS, epochs=num_epochs, rows=rows)
 
 
 _ready: Prepared | None = None
