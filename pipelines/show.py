@@ -84,7 +84,7 @@ def show_predictions(predictions: Iterable[Prediction], console: Console) -> Non
 def _search(ready: Prepared) -> str:
     budget, space = ready.space.budget, ready.space
     stop = "no early stopping" if budget.scheduler == "none" else "ASHA stops early"
-    varied = ", ".join(space.domains) or "nothing"
+    varied = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in space.domains)) or "nothing"
     return f"{num_trials(space)} trials ({len(space.baselines)} baselines), {budget.searcher}, {stop}; varies {varied}"
 
 
