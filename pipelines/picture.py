@@ -85,6 +85,7 @@ def draw(rows: Sequence[Row], to: Path, title: str) -> None:
         _mark(axes, point, colours[point.row.method])
     _legend(axes, points, colours)
     figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # labels stand where the points are now
     _label(axes, canvas, points, colours)
     _write(figure, to)
 
