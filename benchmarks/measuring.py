@@ -18,6 +18,8 @@ from utuning.data.shards import read_split
 from utuning.member import Member
 
 EVAL_BATCH_SIZE = 64
+# Read at the start: a result file that is written while measuring is itself a change to the checkout.
+SOURCE = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
 
 
 def loader(ready: Prepared, split: str, batch_size: int = EVAL_BATCH_SIZE, seed: int = 0) -> Loader:
@@ -69,6 +71,5 @@ def saved_bytes(backbone: Backbone, member: Member, batch: Batch) -> int:
 
 def write_result(path: Path, command: str, **values: Any) -> None:
     """Write a result file with the commit, the versions and the machine that it comes from."""
-    source = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"command": command, **values, **source}, indent=2) + "\n")
+    path.write_text(json.dumps({"command": command, **values, **SOURCE}, indent=2) + "\n")
