@@ -31,6 +31,11 @@ def batch(size: int = 6, num_classes: int = 5, seed: int = 0, padding: int = 0) 
     )
 
 
+def rows_of(whole: Batch, rows: slice) -> Batch:
+    """Some rows of a batch: a worker's share."""
+    return Batch(**{name: getattr(whole, name)[rows] for name in ("images", "labels", "weight", "index")})
+
+
 def adapter(*ops: str, depths: str | tuple[int, ...] = "all", **settings: object) -> TunerConfig:
     """A P-Adapter's configuration."""
     return TunerConfig(method="p_adapter", ops=ops, depths=depths, settings=settings)

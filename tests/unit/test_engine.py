@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from tests.tools import adapter, batch, train
+from tests.tools import adapter, batch, rows_of, train
 from utuning.backbone import Backbone
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
@@ -74,10 +74,7 @@ def test_two_workers_equal_one(backbone: Backbone) -> None:
     """Gradient sums of two half batches, reduced by hand, give the step of the whole batch."""
     whole, half_a, half_b = member(backbone, "dual"), member(backbone, "dual"), member(backbone, "dual")
     everything = batch(size=6, padding=1)
-    halves = [
-        type(everything)(**{name: getattr(everything, name)[rows] for name in ("images", "labels", "weight", "index")})
-        for rows in (slice(0, 3), slice(3, 6))
-    ]
+    halves = [rows_of(everything, rows) for rows in (slice(0, 3), slice(3, 6))]
     sums: list[torch.Tensor] = []
     Cohort(backbone, [half_a], reduce=lambda t: sums.append(t.clone())).step(halves[0])
     other = Cohort(backbone, [half_b], worker=1, num_workers=2, reduce=lambda t: t.add_(sums[0]))
@@ -91,7 +88,7 @@ def test_two_workers_equal_one(backbone: Backbone) -> None:
 def test_evaluation_masks_padding(backbone: Backbone) -> None:
     cohort = Cohort(backbone, [member(backbone, "attn"), member(backbone, "linear")])
     padded = batch(size=6, padding=2)
-    real = type(padded)(**{name: getattr(padded, name)[:4] for name in ("images", "labels", "weight", "index")})
+    real = rows_of(padded, slice(0, 4))
     with_padding, without = cohort.evaluate([padded]), cohort.evaluate([real])
     assert [score.count for score in with_padding] == [4, 4]
     assert [s.accuracy for s in with_padding] == [s.accuracy for s in without]

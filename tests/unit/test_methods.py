@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from tests.tools import adapter, batch, tiny_backbone, train
+from tests.tools import adapter, batch, rows_of, tiny_backbone, train
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
 from utuning.member import Member
@@ -126,3 +126,22 @@ def test_together_all_methods_lose_what_each_loses_alone() -> None:
         torch.testing.assert_close(
             losses, trained(name)[1], rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_two_workers_take_the_step_of_one(name: str) -> None:
+    """Sums of two half batches, one of them padded, reduced by hand, are the whole batch's: losses and gradients."""
+    everything, sums = batch(size=6, padding=1), list[torch.Tensor]()
+    halves = [rows_of(everything, rows) for rows in (slice(0, 3), slice(3, 6))]
+    one, first, second = member(name), member(name), member(name)
+    Cohort(backbone(), [first], reduce=lambda t: sums.append(t.clone())).step(halves[0])
+    reduced = list[torch.Tensor]()
+
+    def reduce(tensor: torch.Tensor) -> None:
+        reduced.append(tensor.add_(sums[0]).clone())
+
+    two_losses = Cohort(backbone(), [second], worker=1, num_workers=2, reduce=reduce).step(halves[1])
+    whole = list[torch.Tensor]()
+    one_loss = Cohort(backbone(), [one], reduce=lambda t: whole.append(t.clone())).step(everything)
+    torch.testing.assert_close(two_losses, one_loss, rtol=0, atol=1e-5)
+    torch.testing.assert_close(reduced[0], whole[0], rtol=1e-4, atol=1e-5)
