@@ -1,12 +1,14 @@
-"""Every method on the embedded default: the same epochs for all, three learning rates each, three seeds.
+"""The methods against each other: equal epochs for all, a small grid of learning rates each, three seeds.
 
-    python benchmarks/methods.py [--epochs 4] [--processes 2]
+    python benchmarks/methods.py demo
+    python benchmarks/methods.py grocery dataset.path=FOLDER backbone.weights=FILE
 
 For each method the learning rate is chosen by val accuracy with seed 0; the chosen one is trained with seeds 1 and 2
 too, and only then is test read. Step time is the median of solo steps, as a ratio to the linear probe's in the same
 process; kept bytes are what one solo step of 32 images saves for its backward pass.
-Writes docs/results/methods/demo.{md,json}. Drawn demo data: a check of the methods against each other in one small
-setting, not evidence about any of them in general.
+Writes docs/results/methods/{demo,grocery}.{md,json}. `demo`: every method, on drawn data: a check of the methods
+against each other in one small setting, not evidence about any of them in general. `grocery`: six methods on real
+photos and a real pretrained ViT.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
+from entries import DEMO, GROCERY, LINEAR, Entry
 from measuring import accuracy, loader, saved_bytes, train_together, write_result
 
 from pipelines.leaderboard import half_width
@@ -35,17 +38,10 @@ from utuning.tuners import tuner_row
 RESULT = Path(__file__).parent.parent / "docs" / "results" / "methods"
 SEEDS = (0, 1, 2)
 TIMED_STEPS = 15
-TUNERS_LR, PROMPTS_LR, HEADS_LR, WEIGHTS_LR = (
-    (2e-3, 5e-3, 1.3e-2),
-    (1e-2, 3e-2, 1e-1),
-    (1e-2, 3e-2, 1e-1),
-    (3e-4, 1e-3, 3e-3),
-)
-Tuners = tuple[dict[str, Any], ...]
-PAGE = """# Every method on the demo data
+PAGE = """# {title}
 
-Drawn demo data: the methods against each other in one small setting, no evidence about any of them in general.
-`python benchmarks/methods.py`: {num_epochs} epochs, batch 32, AdamW; three learning rates a method, chosen on val with
+{about}
+`{command}`: {num_epochs} epochs, batch 32, AdamW; {num_rates} learning rates a method, chosen on val with
 seed 0; then seeds 0, 1, 2, and test read once for each. 95 % confidence intervals (Student t, 3 seeds). Step time is a
 solo step's, as a ratio to the linear probe's (medians of steps in turns); kept MB is what a solo step of 32 images
 saves for its backward pass. A * marks a rate at the edge of its grid, where a wider grid might do better.
@@ -55,85 +51,79 @@ saves for its backward pass. A * marks a rate at the edge of its grid, where a w
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One row of the benchmark: its title, its tuners as a space writes them, its learning rates."""
+class Suite:
+    """One comparison: its entries, how many of them train as one cohort, and what its page says."""
 
+    entries: Sequence[Entry]
+    together: int
     title: str
-    tuners: Tuners
-    rates: tuple[float, ...]
+    about: str
 
 
-def _adapter(*ops: str) -> dict[str, Any]:
-    return {"method": "p_adapter", "ops": list(ops), "bottleneck_dim": 16}
-
-
-ENTRIES = (
-    Entry("linear probe", (), HEADS_LR),
-    Entry("MLP head", ({"method": "mlp_head"},), TUNERS_LR),
-    Entry("full fine-tuning", ({"method": "full"},), WEIGHTS_LR),
-    Entry("partial-1", ({"method": "partial"},), WEIGHTS_LR),
-    Entry("BitFit", ({"method": "bitfit"},), TUNERS_LR),
-    Entry("adapter (intermediate)", ({"method": "adapter", "bottleneck_dim": 16},), TUNERS_LR),
-    Entry("adapter (Houlsby)", ({"method": "adapter_houlsby", "bottleneck_dim": 16},), TUNERS_LR),
-    Entry("adapter (Pfeiffer)", ({"method": "adapter_pfeiffer", "bottleneck_dim": 16},), TUNERS_LR),
-    Entry("Adapter+", ({"method": "adapter_plus", "bottleneck_dim": 16},), TUNERS_LR),
-    Entry("prefix tuning", ({"method": "prefix_tuning", "num_tokens": 10},), PROMPTS_LR),
-    Entry("VPT-shallow", ({"method": "vpt_shallow", "num_tokens": 10},), PROMPTS_LR),
-    Entry("VPT-deep", ({"method": "vpt_deep", "num_tokens": 10},), PROMPTS_LR),
-    Entry("P-Adapter, MHA", (_adapter("attn"),), TUNERS_LR),
-    Entry("P-Adapter, FFN", (_adapter("mlp"),), TUNERS_LR),
-    Entry("P-Adapter, Block", (_adapter("block"),), TUNERS_LR),
-    Entry("P-Prefix, MHA", ({"method": "p_prefix", "ops": ["attn"], "num_tokens": 10},), PROMPTS_LR),
-    Entry("P-Prompt, MHA", ({"method": "p_prompt", "ops": ["attn"], "num_tokens": 10},), PROMPTS_LR),
-    Entry("dual: P-Adapter on MHA and FFN", (_adapter("attn", "mlp"),), TUNERS_LR),
-    Entry(
-        "tri: P-Adapter on MHA and FFN, P-Prefix on Block",
-        (_adapter("attn", "mlp"), {"method": "p_prefix", "ops": ["block"], "num_tokens": 10}),
-        TUNERS_LR,
+SUITES = {
+    "demo": Suite(
+        DEMO,
+        together=1,
+        title="Every method on the demo data",
+        about="Drawn demo data: the methods against each other in one small setting, no evidence about any of them in "
+        "general.",
     ),
-    Entry("tri: P-Adapter on MHA, FFN, Block", (_adapter("attn", "mlp", "block"),), TUNERS_LR),
-    Entry("LoRA (q, v)", ({"method": "lora", "lora_rank": 8},), TUNERS_LR),
-    Entry("SSF", ({"method": "ssf"},), TUNERS_LR),
-    Entry("AdaptFormer", ({"method": "adaptformer", "bottleneck_dim": 16},), TUNERS_LR),
-    Entry("Convpass", ({"method": "convpass"},), TUNERS_LR),
-    Entry("RepAdapter", ({"method": "rep_adapter"},), TUNERS_LR),
-    Entry("MAM", ({"method": "mam", "num_tokens": 10, "bottleneck_dim": 16},), TUNERS_LR),
-    Entry("UniPT (port)", ({"method": "unipt"},), TUNERS_LR),
-    Entry("ladder side-tuning", ({"method": "ladder"},), TUNERS_LR),
-    Entry("Res-Tuning-Bypass", ({"method": "bypass", "bottleneck_dim": 16},), TUNERS_LR),
-    Entry("DTL", ({"method": "dtl"},), TUNERS_LR),
-    Entry("instance-wise prompt (stand-in)", ({"method": "instance_prompt"},), PROMPTS_LR),
-    Entry("proxy-anchor head (stand-in)", ({"method": "proxy_head"},), TUNERS_LR),
-)
+    "grocery": Suite(
+        GROCERY,
+        together=len(GROCERY),
+        title="Six methods on the grocery photos",
+        about="81 fine classes of groceries photographed in shops, a real pretrained ViT-S/14 at 112 px, frozen; "
+        "tuners inside the backbone stand in its last four blocks. Real photos, one data set.",
+    ),
+}
 
 
 def trial_of(ready: Prepared, entry: Entry, lr: float, seed: int) -> TrialConfig:
-    """The trial of one entry; everything but tuners, rate and seed is the demo space's."""
+    """The trial of one entry; everything but tuners, rate and seed is the space's."""
     base = ready.space.baseline_trials(ready.facts)[0]
     tuners = tuple(tuner_config(tuner) for tuner in entry.tuners)
     return replace(base, tuners=tuners, train=replace(base.train, lr=lr, seed=seed))
 
 
-def measure(ready: Prepared, entry: Entry) -> dict[str, Any]:
-    """Choose the rate with seed 0 on val, train the other seeds, read test once for each seed."""
-    tried = [trial_of(ready, entry, lr, SEEDS[0]) for lr in entry.rates]
-    members = train_together(ready, tried)
-    vals = [accuracy(ready, member, "val") for member in members]
-    best = max(range(len(tried)), key=vals.__getitem__)
-    chosen = [members[best]]
+def measure(ready: Prepared, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """For each entry choose the rate with seed 0 on val, train the other seeds, read test once for each seed."""
+    chosen = [[found] for found in _best_rates(ready, entries)]
     for seed in SEEDS[1:]:
-        chosen += train_together(ready, [trial_of(ready, entry, entry.rates[best], seed)])
-    tests = [accuracy(ready, member, "test") for member in chosen]
+        trials = [trial_of(ready, entry, found[0][0], seed) for entry, found in zip(entries, chosen, strict=True)]
+        for found, member in zip(chosen, train_together(ready, trials), strict=True):
+            found.append((found[0][0], member))
+    return [
+        _row(ready, entry, found[0][0], [member for _, member in found])
+        for entry, found in zip(entries, chosen, strict=True)
+    ]
+
+
+def _best_rates(ready: Prepared, entries: Sequence[Entry]) -> list[tuple[float, Member]]:
+    tried = [(entry, lr) for entry in entries for lr in entry.rates]
+    members = train_together(ready, [trial_of(ready, entry, lr, SEEDS[0]) for entry, lr in tried])
+    scored = [
+        (entry, accuracy(ready, member, "val"), lr, member) for (entry, lr), member in zip(tried, members, strict=True)
+    ]
+    best: list[tuple[float, Member]] = []
+    for entry in entries:
+        _, _, lr, member = max((each for each in scored if each[0] is entry), key=lambda each: each[1])
+        best.append((lr, member))
+    return best
+
+
+def _row(ready: Prepared, entry: Entry, lr: float, members: Sequence[Member]) -> dict[str, Any]:
+    tests = [accuracy(ready, member, "test") for member in members]
+    parameters = members[0].num_parameters()
     return {
         "title": entry.title,
-        "configuration": tried[best].label,
+        "configuration": trial_of(ready, entry, lr, SEEDS[0]).label,
         "methods": [tuner["method"] for tuner in entry.tuners],
         "stand_in": any(tuner_row(tuner["method"]).stand_in for tuner in entry.tuners),
-        "lr": entry.rates[best],
-        "lr_at_edge_of_grid": best in (0, len(tried) - 1),
-        "trainable_params": sum(chosen[0].num_parameters().values()),
-        "tuner_params": chosen[0].num_parameters()["tuners"] + chosen[0].num_parameters()["backbone"],
-        "val": [accuracy(ready, member, "val") for member in chosen],
+        "lr": lr,
+        "lr_at_edge_of_grid": lr in (min(entry.rates), max(entry.rates)),
+        "trainable_params": sum(parameters.values()),
+        "tuner_params": parameters["tuners"] + parameters["backbone"],
+        "val": [accuracy(ready, member, "val") for member in members],
         "test": tests,
         "test_mean": fmean(tests),
         "test_ci": half_width(tests),
@@ -144,7 +134,7 @@ def measure(ready: Prepared, entry: Entry) -> dict[str, Any]:
 def cost(ready: Prepared, entry: Entry) -> dict[str, float]:
     """A solo step's time as a ratio to the linear probe's, steps taken in turns, and the bytes it keeps."""
     batch = next(iter(loader(ready, "train", 32).epoch(0)))
-    solo = [_fresh(ready, each) for each in (entry, ENTRIES[0])]
+    solo = [_fresh(ready, each) for each in (entry, LINEAR)]
     cohorts = [Cohort(ready.backbone, [member]) for member in solo]
     seconds: list[list[float]] = [[], []]
     for _ in range(TIMED_STEPS):
@@ -156,9 +146,15 @@ def cost(ready: Prepared, entry: Entry) -> dict[str, float]:
     return {"step_time_to_linear": median(seconds[0]) / median(seconds[1]), "kept_mb": kept / 1e6}
 
 
-def markdown(rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
+def markdown(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
     """The table as a page."""
-    lines = [PAGE.format(num_epochs=num_epochs)]
+    suite = SUITES[name]
+    num_rates = len(suite.entries[0].rates)
+    lines = [
+        PAGE.format(
+            title=suite.title, about=suite.about, command=_command(name), num_epochs=num_epochs, num_rates=num_rates
+        )
+    ]
     for row in rows:
         star = "*" if row["lr_at_edge_of_grid"] else ""
         test = f"{100 * row['test_mean']:.1f} ± {100 * row['test_ci']:.1f}"
@@ -166,49 +162,63 @@ def markdown(rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
             f"{row['tuner_params']:,} | {100 * fmean(row['val']):.1f} | {test} | {row['step_time_to_linear']:.2f}x"
         )
         lines.append(f"| {row['title']} | {row['configuration']}{star} | {numbers} | {row['kept_mb']:.1f} |")
-    if len(rows) < len(ENTRIES):
-        lines += ["", f"Not all: {len(rows)} of {len(ENTRIES)} methods are measured so far."]
+    if len(rows) < len(suite.entries):
+        lines += ["", f"Not all: {len(rows)} of {len(suite.entries)} methods are measured so far."]
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Measure every entry, two at a time, and write."""
+    """Measure every entry of a suite, as many groups at a time as there are processes, and write."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("suite", choices=sorted(SUITES))
+    parser.add_argument("overrides", nargs="*", help="settings of the space, such as dataset.path=FOLDER")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
+    suite = SUITES[options.suite]
+    groups = [suite.entries[at : at + suite.together] for at in range(0, len(suite.entries), suite.together)]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        _prepare(Path(folder), options.epochs)
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(options.processes, _prepare, (Path(folder), options.epochs)) as pool:
-            for row in pool.imap(_measure, range(len(ENTRIES))):
-                print(f"{row['title']}: {row['configuration']}  test {100 * row['test_mean']:.1f} %", flush=True)
-                rows.append(row)
-                write(rows, options.epochs)  # it takes long: what is measured is kept
+        work = Work(options.suite, tuple(options.overrides), options.epochs, Path(folder))
+        work.prepare()  # once, before several processes want the same data set
+        with multiprocessing.get_context("spawn").Pool(min(options.processes, len(groups))) as pool:
+            for found in pool.imap(work.measure, groups):
+                for row in found:
+                    print(f"{row['title']}: {row['configuration']}  test {100 * row['test_mean']:.1f} %", flush=True)
+                rows += found
+                write(options.suite, rows, options.epochs)  # it takes long: what is measured is kept
 
 
-def write(rows: Sequence[dict[str, Any]], num_epochs: int) -> None:
+def write(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> None:
     """Write both result files."""
     RESULT.mkdir(parents=True, exist_ok=True)
-    (RESULT / "demo.md").write_text(markdown(rows, num_epochs))
-    write_result(RESULT / "demo.json", "python benchmarks/methods.py", seeds=SEEDS, epochs=num_epochs, rows=rows)
+    (RESULT / f"{name}.md").write_text(markdown(name, rows, num_epochs))
+    write_result(RESULT / f"{name}.json", _command(name), seeds=SEEDS, epochs=num_epochs, rows=rows)
 
 
-_ready: Prepared | None = None
+@dataclass(frozen=True)
+class Work:
+    """What a process needs to measure a group of entries."""
+
+    suite: str
+    overrides: tuple[str, ...]
+    num_epochs: int
+    folder: Path
+
+    def prepare(self) -> Prepared:
+        """The suite's space, with its data and backbone."""
+        settings = [*self.overrides, f"train.epochs={self.num_epochs}", "train.batch_size=32"]
+        return prepare_search(load_space(self.suite, settings), Workspace(self.folder))
+
+    def measure(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """The rows of a group, in a process with one thread."""
+        torch.set_num_threads(1)
+        return measure(self.prepare(), entries)
 
 
-def _prepare(folder: Path, num_epochs: int) -> None:
-    """What each process needs once."""
-    global _ready
-    torch.set_num_threads(1)
-    space = load_space("demo", [f"train.epochs={num_epochs}", "train.batch_size=32"])
-    _ready = prepare_search(space, Workspace(folder))
-
-
-def _measure(place: int) -> dict[str, Any]:
-    assert _ready is not None
-    return measure(_ready, ENTRIES[place])
+def _command(name: str) -> str:
+    paths = "" if name == "demo" else " dataset.path=FOLDER backbone.weights=FILE"
+    return f"python benchmarks/methods.py {name}{paths}"
 
 
 def _fresh(ready: Prepared, entry: Entry) -> Member:
