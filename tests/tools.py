@@ -3,7 +3,7 @@
 import torch
 
 from utuning.backbone import Backbone
-from utuning.configs import TrainConfig, TunerConfig
+from utuning.configs import TrainConfig, TrialConfig, TunerConfig
 from utuning.data.loader import Batch
 
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4}
@@ -44,3 +44,17 @@ def adapter(*ops: str, depths: str | tuple[int, ...] = "all", **settings: object
 def train(**values: object) -> TrainConfig:
     """Training settings that move a tiny model visibly."""
     return TrainConfig(**{"lr": 1e-2, "epochs": 2, "batch_size": 6, "warmup_epochs": 0.5, **values})  # type: ignore[arg-type]
+
+
+def trial_of(*tuners: TunerConfig, **values: object) -> TrialConfig:
+    """A trial's configuration, on data and a backbone that do not exist unless they are given."""
+    made_up: dict[str, object] = {
+        "dataset": "beetles",
+        "data_fingerprint": "d1",
+        "backbone": "vit",
+        "backbone_fingerprint": "b1",
+        "num_classes": 20,
+        "protocol": "v1",
+        "train": train(),
+    }
+    return TrialConfig(tuners=tuners, **{**made_up, **values})  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import pytest
 from pipelines.promotion import Candidate, decide
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
-from utuning.configs import TrainConfig, TrialConfig
+from tests.tools import train, trial_of
 from utuning.errors import TrackingError
 
 NAME = "utuning-beetles"
@@ -69,17 +69,8 @@ def finished_run(tracker: Tracker, folder: Path, seed: int, bundle: bool = True)
     (folder / "deep").mkdir(exist_ok=True)
     (folder / "manifest.json").write_text(f'{{"seed": {seed}}}')
     (folder / "deep" / "weights").write_bytes(bytes(1000))
-    trial = TrialConfig(
-        dataset="beetles",
-        data_fingerprint="d1",
-        backbone="vit",
-        backbone_fingerprint="b1",
-        num_classes=20,
-        protocol="v1",
-        train=TrainConfig(lr=1e-3, epochs=1, seed=seed),
-    )
     parent = tracker.start_search("space", search_id="s1", params={"a": 1}, tags={})
-    run_id = tracker.start_trial(parent, trial)
+    run_id = tracker.start_trial(parent, trial_of(train=train(seed=seed)))
     tracker.log_epoch(run_id, 1, {"val/accuracy": 0.6})
     tracker.finish_trial(
         run_id, status="FINISHED", outcome="completed", metrics={}, bundle=folder if bundle else None, error=None

@@ -13,21 +13,14 @@ import pytest
 
 from pipelines.store import safe
 from pipelines.tracking import Tracker, flat
-from utuning.configs import TrainConfig, TrialConfig, TunerConfig
+from tests.tools import adapter, train, trial_of
+from utuning.configs import TunerConfig
 from utuning.errors import TrackingError
 
-TRIAL = TrialConfig(
-    dataset="beetles",
-    data_fingerprint="d1",
-    backbone="vit",
-    backbone_fingerprint="b1",
-    num_classes=20,
-    protocol="val-v1",
-    train=TrainConfig(lr=3e-3, epochs=3),
-    tuners=(
-        TunerConfig(method="p_adapter", ops=("attn", "mlp"), depths=(0, 11), settings={"bottleneck_dim": 16}),
-        TunerConfig(method="prompt", settings={"num_tokens": 4}),
-    ),
+TRIAL = trial_of(
+    adapter("attn", "mlp", depths=(0, 11), bottleneck_dim=16),
+    TunerConfig(method="prompt", settings={"num_tokens": 4}),
+    train=train(lr=3e-3),
 )
 
 
@@ -77,7 +70,7 @@ def test_a_search_from_its_start_to_its_end(tracker: Tracker, store: Path, tmp_p
     assert run.info.run_name == TRIAL.name and run.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == parent
     expected = {"trial_id": TRIAL.trial_id, "config_id": TRIAL.config_id, "search_id": "s1", "method": TRIAL.method}
-    expected |= {"protocol": "val-v1", "data_fingerprint": "d1", "backbone_fingerprint": "b1", "commit": "abc"}
+    expected |= {"protocol": "v1", "data_fingerprint": "d1", "backbone_fingerprint": "b1", "commit": "abc"}
     assert expected.items() <= run.data.tags.items()
     assert run.data.params == flat(TRIAL)
     assert history(tracker, child, "val/accuracy") == [(1, 0.3), (2, 0.6)], "the final value is there already"

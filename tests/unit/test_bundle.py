@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.tools import adapter, batch, tiny_backbone, train
+from tests.tools import adapter, batch, tiny_backbone, trial_of
 from utuning.backbone import Backbone
 from utuning.bundle import MANIFEST, TENSORS, _manifest_digest, _sha256, bundle_bytes, read_bundle, save_bundle
 from utuning.cohort import Cohort
@@ -24,16 +24,8 @@ NAMES = ("ant", "bee", "cat", "dog", "eel")
 
 
 def trial(backbone: Backbone, *tuners: TunerConfig) -> TrialConfig:
-    return TrialConfig(
-        dataset="tiny",
-        data_fingerprint="d" * 64,
-        backbone=backbone.config.name,
-        backbone_fingerprint=backbone.fingerprint,
-        num_classes=len(NAMES),
-        protocol="val selects",
-        train=train(),
-        tuners=tuners,
-    )
+    own = {"backbone": backbone.config.name, "backbone_fingerprint": backbone.fingerprint}
+    return trial_of(*tuners, num_classes=len(NAMES), **own)
 
 
 def trained(backbone: Backbone, config: TrialConfig) -> Member:

@@ -17,26 +17,17 @@ from pipelines import picture
 from pipelines.leaderboard import COLUMNS, as_json, as_markdown, half_width, rows, t_quantile
 from pipelines.render import table
 from pipelines.tracking import RunRecord
-from utuning.configs import TrainConfig, TrialConfig, TunerConfig
+from tests.tools import adapter, train, trial_of
+from utuning.configs import TunerConfig
 from utuning.errors import TrackingError
-
-TRIAL = TrialConfig(
-    dataset="grocery",
-    data_fingerprint="d1",
-    backbone="vit",
-    backbone_fingerprint="b",
-    num_classes=20,
-    protocol="p1",
-    train=TrainConfig(lr=2e-3, epochs=4),
-)
 
 
 def run(
     run_id: str, val: float | None = 0.5, *, width: int = 16, seed: int = 0, start: int = 0, outcome: str = "completed",
     test: float | None = None, search: str = "s", **changes: str,
 ) -> RunRecord:  # fmt: skip
-    tuners = (TunerConfig(method="p_adapter", ops=("attn",), settings={"bottleneck_dim": width}),) if width else ()
-    trial = replace(TRIAL, tuners=tuners, train=replace(TRIAL.train, seed=seed), **changes)
+    tuners = (adapter("attn", bottleneck_dim=width),) if width else ()
+    trial = trial_of(*tuners, train=train(seed=seed), **changes)
     measured = {"val/accuracy": val, "test/accuracy": test, "trainable_params": 100.0 * (width + 1)}
     metrics = {key: value for key, value in measured.items() if value is not None}
     return RunRecord(run_id=run_id, search_id=search, outcome=outcome, trial=trial, metrics=metrics, start_time=start)
@@ -54,8 +45,7 @@ def test_equal_val_is_won_by_fewer_parameters() -> None:
 
 def test_a_stand_in_says_so() -> None:
     for method, says in (("instance_prompt", True), ("vpt_shallow", False)):
-        trial = replace(TRIAL, tuners=(TunerConfig(method=method),))
-        (row,) = rows([replace(run("a"), trial=trial)])
+        (row,) = rows([replace(run("a"), trial=trial_of(TunerConfig(method=method)))])
         assert row.stand_in == says == ("(stand-in)" in as_markdown([row]))
 
 

@@ -16,7 +16,7 @@ from utuning.configs import TunerConfig
 from utuning.errors import ConfigError, PlacementError
 from utuning.member import Member
 from utuning.streams import run_streams
-from utuning.tuners.attending import attend, prefix_share, split_heads
+from utuning.tuners.attending import attend, split_heads
 from utuning.tuners.instance_prompt import InstancePrompt
 from utuning.tuners.p_prefix import PPrefix
 from utuning.tuners.p_prompt import PPrompt
@@ -60,6 +60,17 @@ def louder(tuner: nn.Module, seed: int = 2) -> nn.Module:
         for parameter in tuner.double().parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=draw(seed), dtype=torch.float64))
     return tuner
+
+
+def prefix_share(q_BHNd: Tensor, k_BHNd: Tensor, k_1HMd: Tensor) -> Tensor:
+    """lambda of each query and head, (B, H, N, 1): how much of a softmax over [K; Kpre] falls on Kpre.
+
+    lambda = sum_i exp(q . kpre_i) / (sum_i exp(q . k_i) + sum_j exp(q . kpre_j)), scores divided by sqrt(d).
+    Attn(Q, [K; Kpre], [V; Vpre]) = (1 - lambda) Attn(Q, K, V) + lambda Attn(Q, Kpre, Vpre).
+    """
+    root = q_BHNd.shape[-1] ** 0.5
+    own, pre = (torch.logsumexp(q_BHNd @ k.mT / root, dim=-1, keepdim=True) for k in (k_BHNd, k_1HMd))
+    return torch.sigmoid(pre - own)
 
 
 def mixed(site: OpSite, x: Tensor, k_1HMd: Tensor, v_1HMd: Tensor) -> Tensor:

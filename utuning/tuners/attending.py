@@ -60,14 +60,3 @@ def attend(q_BHNd: Tensor, k_1HMd: Tensor, v_1HMd: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V over M keys that are the same for every image; (B, H, N, d)."""
     k, v = (t.to(q_BHNd.dtype).expand(len(q_BHNd), -1, -1, -1) for t in (k_1HMd, v_1HMd))
     return scaled_dot_product_attention(q_BHNd, k, v)
-
-
-def prefix_share(q_BHNd: Tensor, k_BHNd: Tensor, k_1HMd: Tensor) -> Tensor:
-    """lambda of each query and head, (B, H, N, 1): how much of a softmax over [K; Kpre] falls on Kpre.
-
-    lambda = sum_i exp(q . kpre_i) / (sum_i exp(q . k_i) + sum_j exp(q . kpre_j)), scores divided by sqrt(d).
-    Attn(Q, [K; Kpre], [V; Vpre]) = (1 - lambda) Attn(Q, K, V) + lambda Attn(Q, Kpre, Vpre).
-    """
-    root = q_BHNd.shape[-1] ** 0.5
-    own, pre = (torch.logsumexp(q_BHNd @ k.mT / root, dim=-1, keepdim=True) for k in (k_BHNd, k_1HMd))
-    return torch.sigmoid(pre - own)

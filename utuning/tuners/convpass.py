@@ -2,21 +2,18 @@
 
 from functools import partial
 from math import prod
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import linear
-from torch.nn.utils import skip_init
 
 from utuning.architectures import OpSite
 from utuning.errors import PlacementError
-from utuning.linear import empty_linear
+from utuning.linear import empty_linear, xavier_linear
 from utuning.settings import AtLeast
+from utuning.tuners.convolution import CENTRE, identity_conv
 from utuning.tuners.scale import constant_scale
-
-KERNEL = 3
-CENTRE = KERNEL // 2
 
 
 class Convpass(nn.Module):
@@ -40,6 +37,8 @@ class Convpass(nn.Module):
         ConfigError: scale 0.
     """
 
+    mixes_tokens = True
+
     def __init__(
         self,
         site: OpSite,
@@ -58,12 +57,11 @@ class Convpass(nn.Module):
         self._norm = partial(site.norm)
         self._grid = site.grid
         self._scale = constant_scale(scale)
-        self.down = empty_linear(site.width, bottleneck_dim)
-        self.conv = _identity_conv(bottleneck_dim)
+        self.down = xavier_linear(site.width, bottleneck_dim, generator)
+        self.conv = identity_conv(bottleneck_dim)
         self.up = empty_linear(bottleneck_dim, site.width)
-        nn.init.xavier_uniform_(self.down.weight, generator=generator)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
 
     def forward(self, x_BND: Tensor, op_BND: Tensor) -> Tensor:
         """Map the stream to what is added beside the op, both (B, N, D)."""
@@ -76,16 +74,6 @@ class Convpass(nn.Module):
         map_BrHW = self.conv(z_BNr[:, num_before:].mT.reshape(len(z_BNr), -1, *self._grid))
         before_BPr = linear(z_BNr[:, :num_before], self.conv.weight[:, :, CENTRE, CENTRE], self.conv.bias)
         return torch.cat([before_BPr, map_BrHW.flatten(2).mT], dim=1)
-
-
-def _identity_conv(width: int) -> nn.Conv2d:
-    conv = cast(nn.Conv2d, skip_init(nn.Conv2d, width, width, KERNEL, padding=CENTRE))  # type: ignore[no-untyped-call]
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    nn.init.zeros_(conv.weight)
-    with torch.no_grad():
-        conv.weight[:, :, CENTRE, CENTRE].fill_diagonal_(1.0)
-    return conv
 
 
 def _quick_gelu(z: Tensor) -> Tensor:

@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.utils import skip_init
 
 from utuning.architectures import Trunk
 from utuning.errors import PlacementError
 from utuning.linear import default_linear
 from utuning.settings import AtLeast
+from utuning.tuners.convolution import identity_conv
 from utuning.tuners.side_block import require_one_width
 
 Conv = Literal["shared", "each", "none"]
-KERNEL = 3
-CENTRE = KERNEL // 2
 
 
 class DTL(nn.Module):
@@ -77,7 +75,7 @@ class DTL(nn.Module):
             nn.init.zeros_(self.up[str(depth)].weight)  # type: ignore[arg-type]
         late = [str(depth) for depth in range(self.first_depth, len(trunk.blocks))]
         for name in {"shared": ["shared"], "each": late, "none": []}[conv]:
-            self.conv[name] = _identity_conv(trunk.width)
+            self.conv[name] = identity_conv(trunk.width, groups=trunk.width, bias=False)
 
     def start(self, x_BND: Tensor) -> Tensor | None:
         """No h yet."""
@@ -120,14 +118,3 @@ def _first_late(num_blocks: int, num_late: int | None) -> int:
     if late > num_blocks:
         raise PlacementError(f"dtl's num_late is {late}, and this backbone has {num_blocks} blocks; give at most that")
     return num_blocks - late
-
-
-def _identity_conv(width: int) -> nn.Conv2d:
-    conv = cast(
-        nn.Conv2d,
-        skip_init(nn.Conv2d, width, width, KERNEL, padding=CENTRE, groups=width, bias=False),  # type: ignore[no-untyped-call]
-    )
-    nn.init.zeros_(conv.weight)
-    with torch.no_grad():
-        conv.weight[:, 0, CENTRE, CENTRE] = 1.0
-    return conv

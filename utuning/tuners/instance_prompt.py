@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from utuning.architectures import OpSite
-from utuning.linear import empty_linear
+from utuning.linear import xavier_linear
 from utuning.settings import AtLeast
 from utuning.tuners.vpt import num_image_tokens, put_prompt, uniform_prompt
 
@@ -48,9 +48,7 @@ class InstancePrompt(nn.Module):
         self.num_tokens = num_tokens
         self._num_image_tokens = num_image_tokens(site)
         self.prompt = uniform_prompt(num_tokens, site.width, patch_size, generator)
-        self.down = empty_linear(site.width, bottleneck_dim)
-        nn.init.xavier_uniform_(self.down.weight, generator=generator)
-        nn.init.zeros_(self.down.bias)
+        self.down = xavier_linear(site.width, bottleneck_dim, generator)
         self.up = nn.Parameter(torch.zeros(num_tokens * site.width, bottleneck_dim))
 
     def forward(self, x_BND: Tensor, num_present: int) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import gelu
 
 from utuning.architectures import OpSite
-from utuning.linear import empty_linear
+from utuning.linear import empty_linear, noisy_xavier_values
 from utuning.settings import AtLeast
 from utuning.tuners.scale import ScaleName, build_scale
 
@@ -42,8 +42,7 @@ class PAdapter(nn.Module):
         self.up = empty_linear(bottleneck_dim, site.width)
         self.scale = build_scale(scale, site.width, generator)
         for linear in (self.down, self.up):
-            nn.init.xavier_uniform_(linear.weight, generator=generator)
-            nn.init.normal_(linear.bias, std=1e-6, generator=generator)
+            noisy_xavier_values(linear, generator)
         if init == "zero_up":
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)

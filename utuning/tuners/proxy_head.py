@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import linear, normalize, softplus
 
-from utuning.linear import empty_linear
+from utuning.linear import xavier_linear
 from utuning.settings import AtLeast
 
 
@@ -47,10 +47,8 @@ class ProxyHead(nn.Module):
     ) -> None:
         super().__init__()
         self.alpha, self.margin = alpha, margin
-        self.embedding = empty_linear(num_features, embedding_dim)
+        self.embedding = xavier_linear(num_features, embedding_dim, generator)
         self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim))
-        nn.init.xavier_uniform_(self.embedding.weight, generator=generator)
-        nn.init.zeros_(self.embedding.bias)
         nn.init.kaiming_normal_(self.proxies, mode="fan_out", generator=generator)
 
     def embed(self, features_BF: Tensor) -> Tensor:

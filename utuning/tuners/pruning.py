@@ -20,7 +20,6 @@ from torch.nn.functional import cross_entropy
 from utuning.architectures import Trunk
 from utuning.backbone import Backbone
 from utuning.data.loader import Batch
-from utuning.data.transforms import normalise
 from utuning.errors import ConfigError
 
 Importance = Mapping[str, Tensor]
@@ -151,9 +150,8 @@ def _ndim(layer: nn.Module) -> int:
 def _images(backbone: Backbone, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """Real images, normalised as the backbone wants them, one at a time, with their labels."""
     device = next(backbone.trunk.model.parameters()).device
-    facts = backbone.preprocessing
     for batch in batches:
         batch = batch.to(device)
-        images = normalise(batch.images, facts.mean, facts.std)
+        images = backbone.normalise(batch.pixels)
         for place in batch.weight.nonzero().flatten().tolist():
             yield images[place : place + 1], batch.labels[place : place + 1]

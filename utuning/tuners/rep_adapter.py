@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 
 from utuning.architectures import OpSite
 from utuning.errors import ConfigError, PlacementError
-from utuning.linear import empty_linear
+from utuning.linear import xavier_linear
 from utuning.settings import AtLeast
 from utuning.tuners.folding import bias_of, channel_dim
 from utuning.tuners.roles import Tap
@@ -59,11 +59,9 @@ class RepAdapter(nn.Module):
             )
         self._norm = _norm_name(site)
         self.scale = constant_scale(scale)
-        self.down = empty_linear(site.width, bottleneck_dim)
+        self.down = xavier_linear(site.width, bottleneck_dim, generator)
         self.up_weight = nn.Parameter(torch.zeros(num_groups, site.width // num_groups, bottleneck_dim // num_groups))
         self.up_bias = nn.Parameter(torch.zeros(site.width))
-        nn.init.xavier_uniform_(self.down.weight, generator=generator)
-        nn.init.zeros_(self.down.bias)
 
     def taps(self) -> Mapping[str, Tap]:
         """The adapter after the op's norm."""

@@ -15,7 +15,11 @@ Tap = Callable[[Tensor, Tensor], Tensor]
 
 
 class Beside(Protocol):
-    """Adds to an op: x' = OP(x) + U(x). May read x_BND, and op_BND = OP(x), which for a block is the block's output."""
+    """Adds to an op: x' = OP(x) + U(x). May read x_BND, and op_BND = OP(x), which for a block is the block's output.
+
+    In a last block of which the pooled tokens alone are read, x_BND and op_BND may hold these alone. A tuner whose
+    output for a token depends on the others in the stream cannot do with that; it has `mixes_tokens = True`.
+    """
 
     def __call__(self, x_BND: Tensor, op_BND: Tensor) -> Tensor:
         """Return what is added, (B, N, D)."""

@@ -1,13 +1,12 @@
 """The scales that end a tuner (U-Tuning, arXiv 2303.00690, table 7), and the rule for constant ones."""
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 
 from utuning.errors import ConfigError
-from utuning.linear import empty_linear
+from utuning.linear import xavier_linear
 
 ScaleName = Literal["none", "scalar", "channel", "gate"]
 SCALE_NAMES: tuple[str, ...] = get_args(ScaleName)
@@ -30,9 +29,7 @@ class GateScale(nn.Module):
 
     def __init__(self, width: int, generator: Generator) -> None:
         super().__init__()
-        self.gate = empty_linear(width, 1)
-        nn.init.xavier_uniform_(self.gate.weight, generator=generator)
-        nn.init.zeros_(self.gate.bias)
+        self.gate = xavier_linear(width, 1, generator)
 
     def forward(self, z_BND: Tensor) -> Tensor:
         """Scale the tuner's output, (B, N, D)."""
@@ -40,17 +37,13 @@ class GateScale(nn.Module):
         return scale_B11 * z_BND
 
 
-_BUILD: dict[str, Callable[[int, Generator], nn.Module]] = {
-    "none": lambda width, generator: nn.Identity(),
-    "scalar": lambda width, generator: LearnedScale(1),
-    "channel": lambda width, generator: LearnedScale(width),
-    "gate": GateScale,
-}
-
-
 def build_scale(name: ScaleName, width: int, generator: Generator) -> nn.Module:
     """Build one of the four scales for a stream of the given width."""
-    return _BUILD[name](width, generator)
+    if name == "none":
+        return nn.Identity()
+    if name == "gate":
+        return GateScale(width, generator)
+    return LearnedScale(_learned_sizes(width)[name])
 
 
 def build_zero_scale(name: ScaleName, width: int) -> LearnedScale:
@@ -59,7 +52,7 @@ def build_zero_scale(name: ScaleName, width: int) -> LearnedScale:
     Raises:
         ConfigError: a scale that is no learned factor, so that it cannot start at 0.
     """
-    sizes = {"scalar": 1, "channel": width}
+    sizes = _learned_sizes(width)
     if name not in sizes:
         raise ConfigError(
             f"init 'zero_scale' starts the scale at 0, which scale {name!r} cannot; "
@@ -77,3 +70,7 @@ def constant_scale(value: float) -> float:
     if value == 0.0:
         raise ConfigError("scale 0 leaves the tuner without effect and without gradients; give another number")
     return value
+
+
+def _learned_sizes(width: int) -> dict[str, int]:
+    return {"scalar": 1, "channel": width}

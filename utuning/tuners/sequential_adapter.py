@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import gelu
 
 from utuning.architectures import OpSite
-from utuning.linear import default_values, empty_linear
+from utuning.linear import default_values, empty_linear, noisy_xavier_values
 from utuning.settings import AtLeast
 from utuning.tuners.scale import ScaleName, build_scale
 
@@ -90,8 +90,7 @@ def _bert(down: nn.Linear, up: nn.Linear, generator: Generator) -> None:
 
 def _xavier(down: nn.Linear, up: nn.Linear, generator: Generator) -> None:
     for layer in (down, up):
-        nn.init.xavier_uniform_(layer.weight, generator=generator)
-        nn.init.normal_(layer.bias, std=1e-6, generator=generator)
+        noisy_xavier_values(layer, generator)
 
 
 _INIT: dict[str, Callable[[nn.Linear, nn.Linear, Generator], None]] = {
