@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from utuning.architectures import ARCHITECTURES, Trunk
 from utuning.architectures.trunk import find_architecture
 from utuning.configs import BackboneConfig
-from utuning.data.transforms import Preprocessing
+from utuning.data.transforms import Preprocessing, normalise
 from utuning.errors import BackboneError
 
 PACKAGE_SCHEME = "package://"
@@ -69,6 +69,10 @@ class Backbone:
         """Move the frozen weights; returns itself."""
         self.trunk.model.to(device)
         return self
+
+    def normalise(self, images_B3HW: Tensor) -> Tensor:
+        """Scale uint8 images of the input size to what the trunk reads."""
+        return normalise(images_B3HW, self.preprocessing.mean, self.preprocessing.std)
 
     def trainable_trunk(self, names: Collection[str]) -> Trunk:
         """Copy the trunk with parameters of its own for `names`; all others stay shared and frozen."""

@@ -27,6 +27,8 @@ def obstacle(backbone: Backbone, method: str) -> str | None:
     before = {name: value.clone() for name, value in member.tensors().items()}
     cohort = Cohort(backbone, [member])
     losses = torch.stack([cohort.step(_noise(backbone, step)) for step in range(NUM_STEPS)])
+    if cohort.failures:
+        return cohort.failures[0]
     still = [name for name, value in member.tensors().items() if torch.equal(value, before[name])]
     if not torch.isfinite(losses).all():
         return "its loss is not finite"

@@ -1,10 +1,12 @@
 """The cohort engine: trains a list of members on one backbone. A solo trial is a list of one.
 
 The law: K members together have, at each step, the losses that each has alone (fp32; 1e-5). They share only frozen
-computation; losses are summed, so each member's gradients come from its own rows alone.
+computation; losses are summed, so each member's gradients come from its own rows alone. A member that raises is left
+out from that step on, and the others take the step as if it had never been there; one whose loss is no longer a number
+goes on among its own rows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -15,10 +17,10 @@ from torch.nn.functional import cross_entropy
 from utuning.backbone import Backbone
 from utuning.configs import Precision
 from utuning.data.loader import Batch
-from utuning.data.transforms import normalise
 from utuning.errors import ConfigError
+from utuning.isolation import Isolation
 from utuning.member import Member
-from utuning.streams import run_streams
+from utuning.streams import run_shared, shared_rows
 
 Reduce = Callable[[Tensor], None]
 """Sums a flat tensor over all workers, in place."""
@@ -65,26 +67,37 @@ class Cohort:
         self.device = next(backbone.trunk.model.parameters()).device
         self._reduce = reduce
         self._worker, self._num_workers = worker, num_workers
+        self.isolation = Isolation(len(self.members))
         self._bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
 
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """Why members failed, by their places; they are left out."""
+        return self.isolation.failures
+
     def step(self, batch: Batch) -> Tensor:
-        """Train every member on one batch; returns each one's mean loss over the global batch, shape (K,)."""
+        """Train every member on one batch; returns each one's mean loss over the global batch, shape (K,).
+
+        A member that raises has failed: its loss is NaN. Where memory runs out, members run in smaller groups.
+        """
         batch = batch.to(self.device)
         self._training(True)
-        rows = len(batch.labels)
-        for member in self.members:
-            mine = slice(self._worker * rows, (self._worker + 1) * rows)
-            member.draw_drop_path(self.trunk, mine, rows * self._num_workers)
-        losses_K = torch.stack(
-            [
-                (member.loss(logits, batch.labels) * batch.weight).sum()
-                for member, logits in zip(self.members, self._logits(batch.images), strict=True)
-            ]
-        )
-        torch.autograd.backward(losses_K.sum())
-        mean_K = self._reduce_gradients(losses_K.detach(), batch.weight.sum())
-        for member in self.members:
-            member.update()
+        self._draw_drop_path(len(batch.labels))
+        losses_K = torch.full((len(self.members),), torch.nan, device=self.device)
+        count = batch.weight.sum()
+        # One worker knows the count of the whole batch; several divide once they have summed theirs.
+        scale = 1 / count.clamp(min=1) if self._num_workers == 1 else torch.ones_like(count)
+
+        def work(places: Sequence[int]) -> None:
+            losses_G = self._losses(places, batch)
+            torch.autograd.backward(losses_G.sum(), scale)
+            losses_K[list(places)] = losses_G.detach()
+
+        places = self._living()
+        self.isolation.run(work, self._drop_gradients)
+        mean_K = losses_K / count.clamp(min=1) if self._num_workers == 1 else self._reduce_all(places, losses_K, count)
+        for place in self._living():
+            self.members[place].update()
         return mean_K
 
     def train_epoch(self, batches: Iterable[Batch], on_step: Callable[[int], None] = lambda step: None) -> list[float]:
@@ -99,13 +112,18 @@ class Cohort:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> list[Score]:
-        """Score every member, exactly, whatever the number of workers: padding is masked, sums are reduced."""
+        """Score every member, exactly, whatever the number of workers: padding is masked, sums are reduced.
+
+        A member that failed scores NaN.
+        """
         self._training(False)
+        living = self._living()
         sums_K2 = torch.zeros(len(self.members), 2, device=self.device, dtype=torch.float64)
+        sums_K2[list(self.failures)] = torch.nan
         count = torch.zeros(1, device=self.device, dtype=torch.float64)
         for batch in batches:
             batch = batch.to(self.device)
-            sums_K2 += torch.stack([_tally(logits, batch) for logits in self._logits(batch.images)])
+            sums_K2[living] += torch.stack([_tally(logits, batch) for logits in self._logits(living, batch)])
             count += batch.weight.sum()
         everything = torch.cat([sums_K2.flatten(), count])
         self._reduce(everything)
@@ -119,14 +137,26 @@ class Cohort:
     def predict(self, images_uint8: Tensor) -> list[Tensor]:
         """Class probabilities (B, C) of every member for images (B, 3, H, W) of its input size."""
         self._training(False)
-        return [logits.softmax(dim=-1) for logits in self._logits(images_uint8.to(self.device))]
+        labels = torch.zeros(len(images_uint8), dtype=torch.int64)
+        batch = Batch(images=images_uint8, labels=labels, weight=labels.float(), index=labels)
+        return [logits.softmax(dim=-1) for logits in self._logits(self._all(), batch.to(self.device))]
 
-    def _logits(self, images_uint8: Tensor) -> list[Tensor]:
-        preprocessing = self.backbone.preprocessing
-        images = normalise(images_uint8, preprocessing.mean, preprocessing.std)
+    def _losses(self, places: Sequence[int], batch: Batch) -> Tensor:
+        """Summed losses of some members over a batch's real rows."""
+        losses = [
+            (self.members[place].loss(logits, batch.labels) * batch.weight).sum()
+            for place, logits in zip(places, self._logits(places, batch), strict=True)
+        ]
+        return torch.stack(losses)
+
+    def _logits(self, places: Sequence[int], batch: Batch) -> list[Tensor]:
+        members = [self.members[place] for place in places]
+        images = None if batch.images is None else self.backbone.normalise(batch.images)
         with self._autocast():
-            features = run_streams(self.trunk, self.members, images)
-            logits = [member.logits(f_BF) for member, f_BF in zip(self.members, features, strict=True)]
+            shared = shared_rows(self.trunk, members, images, known=batch.states, wanted=batch.wanted)
+            features = run_shared(self.trunk, members, shared)
+            logits = [member.logits(f_BF) for member, f_BF in zip(members, features, strict=True)]
+        batch.remember(shared.found)
         return [scores.float() for scores in logits]
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -139,16 +169,44 @@ class Cohort:
             member.parts.train(training)
             member.end_drop_path()
 
-    def _reduce_gradients(self, losses_K: Tensor, count: Tensor) -> Tensor:
-        """Sum gradients, losses and the count of real rows over the workers in one bucket, then divide by the count."""
-        gradients = [p.grad for member in self.members for p in member.parameters() if p.grad is not None]
-        bucket = torch.cat([*(gradient.flatten() for gradient in gradients), losses_K, count.view(1)])
+    def _draw_drop_path(self, num_rows: int) -> None:
+        mine = slice(self._worker * num_rows, (self._worker + 1) * num_rows)
+        for member in self.members:
+            member.draw_drop_path(self.trunk, mine, num_rows * self._num_workers)
+
+    def _all(self) -> Sequence[int]:
+        return range(len(self.members))
+
+    def _living(self) -> list[int]:
+        return [place for place in self._all() if place not in self.failures]
+
+    def _drop_gradients(self, places: Sequence[int]) -> None:
+        for place in places:
+            self.members[place].optimiser.zero_grad(set_to_none=True)
+
+    def _reduce_all(self, places: Sequence[int], losses_K: Tensor, count: Tensor) -> Tensor:
+        """Sum gradients, losses and the count of real rows over the workers in one bucket, then divide by the count.
+
+        Who failed on one worker fails on all: its mark is summed too. Returns the mean losses, (K,).
+        """
+        parameters = [p for place in places for p in self.members[place].parameters()]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        failed_K = torch.tensor([float(place in self.failures) for place in self._all()], device=self.device)
+        bucket = torch.cat([*(g.flatten() for g in gradients), losses_K.nan_to_num(), failed_K, count.view(1)])
         self._reduce(bucket)
         bucket /= bucket[-1].clone().clamp(min=1)
-        parts = torch.split(bucket, [*(gradient.numel() for gradient in gradients), len(losses_K), 1])
-        for gradient, mean in zip(gradients, parts, strict=False):
-            gradient.copy_(mean.view_as(gradient))
-        return parts[-2].clone()
+        *means, mean_K, failed_K, _ = torch.split(bucket, [*(g.numel() for g in gradients), *[len(losses_K)] * 2, 1])
+        for parameter, mean in zip(parameters, means, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.copy_(mean.view_as(parameter))
+        return mean_K.masked_fill(self._fail_everywhere(failed_K), torch.nan)
+
+    def _fail_everywhere(self, failed_K: Tensor) -> Tensor:
+        failed = failed_K > 0
+        for place in failed.nonzero().flatten().tolist():
+            self._drop_gradients([place])
+            self.isolation.fail(place, "it failed on another worker")
+        return failed
 
 
 def _tally(logits_BC: Tensor, batch: Batch) -> Tensor:

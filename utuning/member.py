@@ -1,6 +1,7 @@
 """A member of a cohort: one trial's tuners, head, optimiser, schedule and state, on a shared frozen backbone."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from utuning.tuners.roles import Beside, Inside, Instead, Side, Tokens
 
 HEAD_STD = 0.02
 OWN_WEIGHTS = "backbone."
+NO_TAPS: Taps = MappingProxyType({})
 
 
 class Member:
@@ -62,20 +64,15 @@ class Member:
         head = build_head(expanded, backbone.num_features, num_classes, generator)
         self.parts["head"] = head or _linear_head(backbone.num_features, num_classes, generator)
         self.parts.to(next(backbone.trunk.model.parameters()).device)
+        self.side = cast(Side | None, self._at.get(("side", None)))
+        self.first_depth = self._first_depth()
+        self.reads_all_tokens = self.side is not None or any(
+            getattr(each.tuner, "mixes_tokens", False) for each in self.placed
+        )
+        self._taps: dict[tuple[str, int] | None, Taps] = {
+            where: cast(Inside, tuner).taps() for (role, where), tuner in self._at.items() if role == "inside"
+        }
         self.optimiser = _optimiser(self.parameters(), config)
-
-    @property
-    def first_depth(self) -> int | None:
-        """Depth from which on the stream is the member's own; None if it never is."""
-        depths = [each.where[1] for each in self.placed if each.where is not None]
-        depths += [depth for _, depth in self._own_sites]
-        depths += [] if self.side is None or self.side.first_depth is None else [self.side.first_depth]
-        return min(depths, default=None)
-
-    @property
-    def side(self) -> Side | None:
-        """The network beside the backbone, if any."""
-        return cast(Side | None, self._at.get(("side", None)))
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything that this member trains."""
@@ -100,8 +97,7 @@ class Member:
 
     def taps(self, site: OpSite) -> Taps:
         """What changes the outputs of this op's layers."""
-        inside = cast(Inside | None, self._at.get(("inside", site.where)))
-        return {} if inside is None else inside.taps()
+        return self._taps.get(site.where, NO_TAPS)
 
     def tokens(self, site: OpSite) -> Tokens | None:
         """The prompt that enters the stream before this block, if any."""
@@ -179,6 +175,13 @@ class Member:
         self.load_tensors(state["tensors"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.num_steps_done = state["num_steps_done"]
+
+    def _first_depth(self) -> int | None:
+        """Depth from which on the stream is the member's own; None if it never is."""
+        depths = [each.where[1] for each in self.placed if each.where is not None]
+        depths += [depth for _, depth in self._own_sites]
+        depths += [] if self.side is None or self.side.first_depth is None else [self.side.first_depth]
+        return min(depths, default=None)
 
     def _own_weights(self) -> dict[str, nn.Parameter]:
         """The copies of the backbone's parameters that this member trains."""

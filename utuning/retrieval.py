@@ -11,7 +11,6 @@ from torch.nn.functional import normalize
 
 from utuning.backbone import Backbone
 from utuning.data.loader import Batch
-from utuning.data.transforms import normalise
 from utuning.errors import ConfigError
 from utuning.member import Member
 from utuning.streams import run_streams
@@ -52,20 +51,16 @@ def embeddings(backbone: Backbone, member: Member, batches: Iterable[Batch]) -> 
     member.parts.eval()
     member.end_drop_path()
     embed = getattr(member.parts["head"], "embed", None) or (lambda features_BF: features_BF)
+    device = next(backbone.trunk.model.parameters()).device
     found: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
-        (features_BF,) = run_streams(backbone.trunk, [member], _images(backbone, batch))
+        (features_BF,) = run_streams(backbone.trunk, [member], backbone.normalise(batch.pixels.to(device)))
         real = batch.weight.cpu() > 0
         found.append((embed(features_BF).cpu()[real], batch.labels.cpu()[real]))
     if not any(len(labels) for _, labels in found):
         raise ConfigError("no image to embed: the batches hold none; give those of a split with images")
     embedded, labels = zip(*found, strict=True)
     return torch.cat(embedded), torch.cat(labels)
-
-
-def _images(backbone: Backbone, batch: Batch) -> Tensor:
-    device = next(backbone.trunk.model.parameters()).device
-    return normalise(batch.images.to(device), backbone.preprocessing.mean, backbone.preprocessing.std)
 
 
 def _check(embeddings_NE: Tensor, labels_N: Tensor, k: int) -> None:

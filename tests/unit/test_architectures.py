@@ -18,7 +18,7 @@ from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
 from utuning.errors import BackboneError, PlacementError
 from utuning.member import Member
-from utuning.streams import Streams, run_streams
+from utuning.streams import Streams, run_streams, shared_rows
 from utuning.tuners.rows import EVERY_OP
 
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -148,17 +148,17 @@ def test_an_adapter_is_added_to_each_pixel(family: str) -> None:
     trunk = backbone.trunk
     kind, depth = next(where for where in trunk.where if where[0] in ("attn", "conv"))
     who = member(backbone, adapter(kind, depths=(depth,), init="xavier"))
-    streams = Streams(trunk, [who], images())
+    streams = Streams(trunk, [who], shared_rows(trunk, [who], images()))
     x = trunk.stem.run(images())
-    for block in trunk.blocks[:depth]:
-        streams.through(block)
-        x = through(block, x)
+    for below in range(depth):
+        streams.through(below)
+        x = through(trunk.blocks[below], x)
     block, site = trunk.blocks[depth], trunk.site(kind, depth)
     x = x if block.enter is None else block.enter.run(x)
     expected = site.merge(x, site.run(x) + by_pixel(site, who.placed[0].tuner, x))
     for op in block.ops[1:]:
         expected = op.merge(expected, op.run(expected))
-    streams.through(block)
+    streams.through(depth)
     torch.testing.assert_close(streams.rows[0], expected, rtol=0, atol=1e-5)
     assert not torch.allclose(site.merge(x, site.run(x)), expected, atol=1e-3)
 

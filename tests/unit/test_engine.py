@@ -61,7 +61,7 @@ def test_every_trainable_tensor_gets_a_gradient_within_two_steps(backbone: Backb
 def test_frozen_ops_below_the_first_tuned_depth_have_no_autograd(backbone: Backbone) -> None:
     seen: list[bool] = []
     hooks = [
-        block.attn.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
+        block.attn.qkv.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
         for block in backbone.trunk.model.blocks
     ]
     features(backbone, Member(backbone, num_classes=5, config=train(), tuners=(adapter("mlp", depths=(2,)),)))
@@ -76,7 +76,7 @@ def test_two_workers_equal_one(backbone: Backbone) -> None:
     everything = batch(size=6, padding=1)
     halves = [rows_of(everything, rows) for rows in (slice(0, 3), slice(3, 6))]
     sums: list[torch.Tensor] = []
-    Cohort(backbone, [half_a], reduce=lambda t: sums.append(t.clone())).step(halves[0])
+    Cohort(backbone, [half_a], num_workers=2, reduce=lambda t: sums.append(t.clone())).step(halves[0])
     other = Cohort(backbone, [half_b], worker=1, num_workers=2, reduce=lambda t: t.add_(sums[0]))
     loss_two = other.step(halves[1])
     loss_one = Cohort(backbone, [whole]).step(everything)

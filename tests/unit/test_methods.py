@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.tools import adapter, batch, rows_of, tiny_backbone, train
+from utuning.backbone import Backbone
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
 from utuning.member import Member
@@ -62,9 +63,9 @@ def features(who: Member) -> torch.Tensor:
     return run_streams(backbone().trunk, [who], images)[0].detach()
 
 
-def frozen_features() -> torch.Tensor:
+def model_features(of: Backbone) -> torch.Tensor:
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    result: torch.Tensor = backbone().trunk.model(images)
+    result: torch.Tensor = of.trunk.model(images)
     return result
 
 
@@ -83,13 +84,13 @@ def test_the_table_has_every_method() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_scores_have_a_row_for_each_image(name: str) -> None:
     who = member(name)
-    assert features(who).shape == frozen_features().shape
+    assert features(who).shape == model_features(backbone()).shape
     assert [tuple(p.shape) for p in Cohort(backbone(), [who]).predict(batch().images)] == [(6, 5)]
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_identity_at_init_is_as_declared(name: str) -> None:
-    same = torch.allclose(features(member(name)), frozen_features(), rtol=0, atol=1e-6)
+    same = torch.allclose(features(member(name)), model_features(backbone()), rtol=0, atol=1e-6)
     assert same == TUNERS[name].identity_at_init
 
 
@@ -104,9 +105,19 @@ def test_every_trainable_tensor_learns_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
+def test_the_pooled_tokens_alone_give_the_features_of_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    who = trained(name)[0]
+    pooled = features(who)
+    monkeypatch.setattr(who, "reads_all_tokens", True)
+    torch.testing.assert_close(pooled, features(who), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TABLE)
 def test_without_its_tuners_the_backbone_is_the_backbone_to_the_bit(name: str) -> None:
     trained(name)
-    assert torch.equal(features(member("linear")), frozen_features())
+    untouched = model_features(tiny_backbone())
+    assert torch.equal(model_features(backbone()), untouched)
+    torch.testing.assert_close(features(member("linear")), untouched, rtol=0, atol=1e-6)
     assert not any(module._forward_hooks for module in backbone().trunk.model.modules())
 
 
@@ -129,19 +140,16 @@ def test_together_all_methods_lose_what_each_loses_alone() -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_two_workers_take_the_step_of_one(name: str) -> None:
+def test_two_workers_take_the_step_of_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of two half batches, one of them padded, reduced by hand, are the whole batch's: losses and gradients."""
+    monkeypatch.setattr(Member, "update", lambda self: None)  # the gradients stay
     everything, sums = batch(size=6, padding=1), list[torch.Tensor]()
     halves = [rows_of(everything, rows) for rows in (slice(0, 3), slice(3, 6))]
     one, first, second = member(name), member(name), member(name)
-    Cohort(backbone(), [first], reduce=lambda t: sums.append(t.clone())).step(halves[0])
-    reduced = list[torch.Tensor]()
-
-    def reduce(tensor: torch.Tensor) -> None:
-        reduced.append(tensor.add_(sums[0]).clone())
-
-    two_losses = Cohort(backbone(), [second], worker=1, num_workers=2, reduce=reduce).step(halves[1])
-    whole = list[torch.Tensor]()
-    one_loss = Cohort(backbone(), [one], reduce=lambda t: whole.append(t.clone())).step(everything)
+    Cohort(backbone(), [first], num_workers=2, reduce=lambda t: sums.append(t.clone())).step(halves[0])
+    other = Cohort(backbone(), [second], worker=1, num_workers=2, reduce=lambda t: t.add_(sums[0]))
+    two_losses = other.step(halves[1])
+    one_loss = Cohort(backbone(), [one]).step(everything)
     torch.testing.assert_close(two_losses, one_loss, rtol=0, atol=1e-5)
-    torch.testing.assert_close(reduced[0], whole[0], rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(second.parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)

@@ -62,6 +62,8 @@ class OpSite:
         attention: the attention of the block that the op belongs to, if it has one.
         grid: height and width of the image tokens, which are the last ones of a stream.
         open_sequence: whether `run` takes more tokens than the image has.
+        pooled: the same op for the tokens that the model pools alone, which are the first ones: in a last block no
+            other token's output is read.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class OpSite:
     grid: tuple[int, int] | None = None
     open_sequence: bool = False
     merge: Callable[[Tensor, Tensor], Tensor] = Tensor.add
+    pooled: "OpSite | None" = None
 
     @property
     def where(self) -> tuple[str, int]:

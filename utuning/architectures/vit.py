@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from timm.layers import Attention as TimmAttention
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from utuning.architectures.sequence import pool_sequence, sequence_norm
 from utuning.architectures.sites import Attention, BlockSite, OpSite, named_layers
@@ -67,6 +68,26 @@ def _attention(block: Block) -> Attention | None:
     )
 
 
+def _attn_pooled(block: Block, num_tokens: int, x_BND: Tensor) -> Tensor:
+    """The first tokens' part of the attention: they attend to all, and nobody reads what the others would get."""
+    q, k, v = _project(block, x_BND)
+    z_BHPd = scaled_dot_product_attention(q[:, :, :num_tokens], k, v)
+    projected = block.attn.proj(block.attn.norm(z_BHPd.transpose(1, 2).flatten(2)))
+    added: Tensor = block.ls1(projected)
+    return added
+
+
+def _merge_pooled(x_BND: Tensor, added_BPD: Tensor) -> Tensor:
+    return x_BND[:, : added_BPD.shape[1]] + added_BPD
+
+
+def _num_pooled(model: VisionTransformer) -> int:
+    """How many tokens, the first ones, the model pools; 0 if it reads all."""
+    if model.global_pool != "token" or model.attn_pool is not None:
+        return 0
+    return 2 if isinstance(model, VisionTransformerDistilled) else 1
+
+
 def _block_site(model: VisionTransformer, depth: int) -> BlockSite:
     block = model.blocks[depth]
     site = partial(
@@ -81,9 +102,12 @@ def _block_site(model: VisionTransformer, depth: int) -> BlockSite:
         named_layers(model, block.norm1, block.attn, block.ls1),
         named_layers(model, block.norm2, block.mlp, block.ls2),
     )
+    attn = partial(site, kind="attn", norm=block.norm1, layers=attn_layers)
+    num_pooled = _num_pooled(model) if depth == len(model.blocks) - 1 and _attention(block) else 0
+    pooled = attn(run=partial(_attn_pooled, block, num_pooled), merge=_merge_pooled) if num_pooled else None
     return BlockSite(
         ops=(
-            site(kind="attn", run=partial(_attn, block), norm=block.norm1, layers=attn_layers),
+            attn(run=partial(_attn, block), pooled=pooled),
             site(kind="mlp", run=partial(_mlp, block), norm=block.norm2, layers=mlp_layers),
         ),
         whole=site(kind="block", run=block, layers={**attn_layers, **mlp_layers}),

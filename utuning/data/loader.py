@@ -1,8 +1,10 @@
 """Batches for data-parallel workers: the same global batches for any number of workers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,22 +21,51 @@ from utuning.data.transforms import Preprocessing, decode_resize, sample_rng, tr
 __all__ = ["Batch", "Loader"]
 
 
+class States(Protocol):
+    """Kept states of a frozen network, by image and view: see `utuning.prefix`."""
+
+    def read(self, rows_R: Tensor, view: int) -> Mapping[int, Tensor] | None:
+        """The states of these images; None if any is missing."""
+
+    def write(self, rows_R: Tensor, states: Mapping[int, Tensor], view: int) -> None:
+        """Keep states of these images."""
+
+    depths: Collection[int]
+    images: bool
+    """Whether the images are needed even where all states are there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One worker's share of a global batch; padding has weight 0 and index -1."""
+    """One worker's share of a global batch; padding has weight 0 and index -1.
 
-    images: Tensor
+    Where `states` of the frozen network are known, there may be no images. `wanted` states are those that are still to
+    be found, and given to `remember`.
+    """
+
+    images: Tensor | None
     labels: Tensor
     weight: Tensor
     index: Tensor
+    states: Mapping[int, Tensor] = field(default_factory=dict)
+    wanted: Collection[int] = ()
+    remember: Callable[[Mapping[int, Tensor]], None] = lambda found: None
+
+    @property
+    def pixels(self) -> Tensor:
+        """The images, for those who read nothing else."""
+        assert self.images is not None, "a batch of known states has no images"
+        return self.images
 
     def to(self, device: torch.device | str) -> "Batch":
         """Copy to a device."""
-        return Batch(
-            images=self.images.to(device, non_blocking=True),
+        return replace(
+            self,
+            images=None if self.images is None else self.images.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             weight=self.weight.to(device, non_blocking=True),
             index=self.index.to(device, non_blocking=True),
+            states={depth: state.to(device, non_blocking=True) for depth, state in self.states.items()},
         )
 
 
@@ -42,7 +73,9 @@ class Loader:
     """Loads one worker's contiguous slice of every global batch of a split.
 
     What an epoch holds, the random crops included, depends on the seed and the epoch only,
-    not on the number of workers. `input_wait_s` adds up the seconds spent waiting for input.
+    not on the number of workers. With `views`, an image has so many random crops: an epoch's is
+    that of the epoch's number modulo `views`. `input_wait_s` adds up the seconds spent waiting
+    for input.
     """
 
     def __init__(
@@ -58,6 +91,7 @@ class Loader:
         train: bool = True,
         cache_bytes: int = 1 << 30,
         threads: int = 1,
+        views: int | None = None,
     ) -> None:
         """Take the rows of a split; `train=False` keeps their order and crops the centre."""
         check_recipe(recipe)
@@ -70,6 +104,7 @@ class Loader:
         self._recipe = recipe if train else "none"
         self._cache = ImageCache(cache_bytes)
         self._threads = max(1, threads)
+        self._views = views if train else 1
         self.num_examples: int = table.num_rows
         self.num_classes_seen = len(np.unique(self._labels))
         self.input_wait_s = 0.0
@@ -78,38 +113,61 @@ class Loader:
         """Return the number of batches of an epoch, equal for all workers."""
         return -(-self.num_examples // self._slices[0])
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, states: States | None = None) -> Iterator[Batch]:
         """Iterate over the batches of an epoch, computed ahead in a background thread."""
-        return prefetch(self._batches(epoch), on_wait=self._add_wait)
+        return prefetch(self._batches(epoch, states), on_wait=self._add_wait)
 
     def _add_wait(self, seconds: float) -> None:
         self.input_wait_s += seconds
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, states: States | None) -> Iterator[Batch]:
         order = epoch_order(self.num_examples, self._seed, epoch, shuffle=self._train)
+        view = epoch if self._views is None else epoch % self._views
         with ThreadPoolExecutor(self._threads) as pool:
             for rows in worker_slices(order, *self._slices):
-                yield self._batch(rows, epoch, pool)
+                yield self._batch(rows, view, states, pool)
 
-    def _batch(self, rows: np.ndarray, epoch: int, pool: ThreadPoolExecutor) -> Batch:
-        real = rows[rows >= 0]
+    def _batch(self, rows: np.ndarray, view: int, states: States | None, pool: ThreadPoolExecutor) -> Batch:
+        real, index = torch.from_numpy(rows[rows >= 0]), torch.from_numpy(rows)
+        labels = torch.zeros(len(rows), dtype=torch.int64)
+        labels[: len(real)] = torch.from_numpy(self._labels[real.numpy()])
+        plain = Batch(images=None, labels=labels, weight=(index >= 0).float(), index=index)
+        known = None if states is None else states.read(real, view)
+        if states is not None and known is not None:
+            images = self._pixels(rows, view, pool) if states.images else None
+            return replace(plain, images=images, states={depth: _pad(x, len(rows)) for depth, x in known.items()})
+        images = self._pixels(rows, view, pool)
+        if states is None:
+            return replace(plain, images=images)
+        keep = partial(_keep, states, real, view)
+        return replace(plain, images=images, wanted=states.depths, remember=keep)
+
+    def _pixels(self, rows: np.ndarray, view: int, pool: ThreadPoolExecutor) -> Tensor:
         size = self._preprocessing.img_size
         images = torch.zeros((len(rows), 3, size, size), dtype=torch.uint8)
-        labels = torch.zeros(len(rows), dtype=torch.int64)
-        for at, image in enumerate(pool.map(lambda row: self._sample(row, epoch), real.tolist())):
+        for at, image in enumerate(pool.map(lambda row: self._sample(row, view), rows[rows >= 0].tolist())):
             images[at] = image
-        labels[: len(real)] = torch.from_numpy(self._labels[real])
-        index = torch.from_numpy(rows)
-        return Batch(images=images, labels=labels, weight=(index >= 0).float(), index=index)
+        return images
 
-    def _sample(self, row: int, epoch: int) -> Tensor:
+    def _sample(self, row: int, view: int) -> Tensor:
         image = self._cache.get(row, self._decode)
-        rng = sample_rng(self._seed, epoch, row)
+        rng = sample_rng(self._seed, view, row)
         return train_crop(image, self._preprocessing, self._recipe, rng)
 
     def _decode(self, row: int) -> Tensor:
         image = self._images[row].as_py()
         return decode_resize(image["bytes"], self._preprocessing, image["path"])
+
+
+def _pad(state: Tensor, num_rows: int) -> Tensor:
+    """Padding's rows are zeros, as its images are."""
+    missing = num_rows - len(state)
+    return torch.cat([state, state.new_zeros(missing, *state.shape[1:])]) if missing else state
+
+
+def _keep(states: States, rows: Tensor, view: int, found: Mapping[int, Tensor]) -> None:
+    """Padding stands last, and is not kept."""
+    states.write(rows, {depth: state[: len(rows)].cpu() for depth, state in found.items()}, view)
 
 
 def _column(table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -1,0 +1,124 @@
+"""Which states of the frozen trunk a split's members read, and their cached copies.
+
+States are numbered as in `shared_rows`: by the depth of the block that they enter, L for the final norm's, L + 1 for
+the features. A state is a function of the image and the frozen weights alone, and so the same for all members, epochs
+and searches.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utuning.backbone import Backbone
+from utuning.prefix_cache import PrefixCache, prefix_key
+from utuning.prefix_entry import PrefixEntry
+from utuning.shared_rows import SharedRows
+from utuning.streams import Stream, states_read
+
+CACHE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Useful:
+    """The part of a prefix that a list of members reads: what a loader asks for."""
+
+    prefix: "Prefix"
+    depths: Collection[int]
+    images: bool
+
+    def read(self, rows_R: Tensor, view: int) -> Mapping[int, Tensor] | None:
+        """The states of these images; None if any is missing."""
+        return self.prefix.read(rows_R, self.depths, view)
+
+    def write(self, rows_R: Tensor, states: Mapping[int, Tensor], view: int) -> None:
+        """Keep states of these images."""
+        self.prefix.write(rows_R, states, view)
+
+
+class Prefix:
+    """The cached states of one split, in all its views.
+
+    Args:
+        cache: where they lie.
+        shapes: of each state of one image, by depth.
+        num_rows: images of the split.
+        num_views: random crops of each.
+        dtype: what is stored; what is read is fp32.
+        facts: everything else that a state depends on.
+    """
+
+    def __init__(
+        self,
+        cache: PrefixCache,
+        shapes: Mapping[int, Sequence[int]],
+        *,
+        num_rows: int,
+        num_views: int,
+        dtype: torch.dtype,
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._cache, self._shapes, self._num_rows, self._dtype = cache, shapes, num_rows, dtype
+        self._num_views = num_views
+        self._facts = {**facts, "dtype": str(dtype)}
+        self._entries: dict[tuple[int, int], PrefixEntry | None] = {}
+
+    def useful(self, backbone: Backbone, members: Sequence[Stream], budget_bytes: int) -> "Useful | None":
+        """The states that these members read, the cheapest needs first, within a number of bytes."""
+        reads = [states_read(backbone.trunk, member) for member in members]
+        chosen: set[int] = set()
+        for needed in sorted(reads, key=self._bytes):
+            new = needed - chosen - {-1}
+            if self._bytes(new) <= budget_bytes:
+                budget_bytes -= self._bytes(new)
+                chosen |= new
+        if not chosen:
+            return None
+        return Useful(self, sorted(chosen), images=any(min(needed) < min(chosen) for needed in reads))
+
+    def read(self, rows_R: Tensor, depths: Collection[int], view: int) -> dict[int, Tensor] | None:
+        """All these states of all these images, each (R, *shape); None if any is missing."""
+        found: dict[int, Tensor] = {}
+        for depth in depths:
+            entry = self._entry(depth, view)
+            state = None if entry is None else entry.read(rows_R)
+            if state is None:
+                return None
+            found[depth] = state.float()
+        return found
+
+    def write(self, rows_R: Tensor, states: Mapping[int, Tensor], view: int) -> None:
+        """Keep states of these images."""
+        for depth, state in states.items():
+            if (entry := self._entry(depth, view)) is not None:
+                entry.write(rows_R, state)
+
+    def _bytes(self, depths: Iterable[int]) -> int:
+        """Bytes of these states of the whole split, in all views."""
+        values = sum(prod(self._shapes[depth]) for depth in depths if depth >= 0)
+        return values * self._num_rows * self._num_views * self._dtype.itemsize
+
+    def _entry(self, depth: int, view: int) -> PrefixEntry | None:
+        if (depth, view) not in self._entries:
+            facts = {**self._facts, "depth": depth, "view": view}
+            self._entries[depth, view] = self._cache.entry(
+                prefix_key(**facts),
+                num_rows=self._num_rows,
+                row_shape=self._shapes[depth],
+                dtype=self._dtype,
+                about=facts,
+            )
+        return self._entries[depth, view]
+
+
+def state_shapes(backbone: Backbone) -> dict[int, tuple[int, ...]]:
+    """The shape of every state of one image, by depth, found by running one."""
+    size, device = backbone.preprocessing.img_size, next(backbone.trunk.model.parameters()).device
+    image = backbone.normalise(torch.zeros(1, 3, size, size, device=device))
+    depths = range(len(backbone.trunk.blocks) + 2)
+    shared = SharedRows(backbone.trunk, image, wanted=depths)
+    shared.features()
+    return {depth: tuple(state.shape[1:]) for depth, state in shared.found.items()}
