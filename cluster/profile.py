@@ -3,50 +3,80 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import yaml
 
 from utuning.errors import ClusterError, nearest
 
 HERE = Path(__file__).parent
+LOWEST = {
+    "num_workers": 1,
+    "cpus_per_worker": 1,
+    "gpus_per_worker": 0,
+    "max_cohorts": 1,
+    "max_members": 1,
+    "cache_gb": 0,
+}
+
+
+AUTO: Final = "auto"
+MOST_WORKERS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a search uses a cluster: so many cohorts at a time, each with so many workers."""
+
+    num_cohorts: int
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Resources of one trial, and the cluster that has them. Field meanings stand in `cluster/local.yaml`."""
+    """Resources of one cohort, and the cluster that has them. Field meanings stand in `cluster/local.yaml`."""
 
     name: str
     address: str | None = None
-    num_workers: int = 1
+    num_workers: int | Literal["auto"] = AUTO
     cpus_per_worker: int = 1
-    gpus_per_worker: int | Literal["auto"] = "auto"
-    max_concurrent_trials: int | None = None
+    gpus_per_worker: int | Literal["auto"] = AUTO
+    max_cohorts: int | None = None
+    max_members: int = 16
     storage: str | None = None
+    cache: str | None = None
+    cache_gb: int = 4
 
-    def gpus(self, cluster_gpus: float) -> int:
-        """GPUs of each worker, given how many the cluster has."""
-        if self.gpus_per_worker == "auto":
-            return 1 if cluster_gpus >= 1 else 0
-        return self.gpus_per_worker
-
-    def concurrent_trials(self, cluster_cpus: float, cluster_gpus: float) -> int:
-        """How many trials' worker groups fit at once.
+    def layout(self, cpus: float, gpus: float, *, batch_size: int, isolated: bool = False) -> Layout:
+        """Fit cohorts into a cluster; `batch_size` is what workers must divide evenly.
 
         Raises:
-            ClusterError: not even one does.
+            ClusterError: not even one fits.
         """
-        fits = int(cluster_cpus // (self.num_workers * self.cpus_per_worker))
-        gpus = self.gpus(cluster_gpus) * self.num_workers
-        fits = min(fits, int(cluster_gpus // gpus)) if gpus else fits
-        if fits < 1:
+        per_worker = int(gpus >= 1) if isinstance(self.gpus_per_worker, str) else self.gpus_per_worker
+        room = int(cpus // self.cpus_per_worker)
+        room = min(room, int(gpus // per_worker)) if per_worker else room
+        chosen = 1 if isolated else _most_workers(room, batch_size)
+        num_workers = chosen if isinstance(self.num_workers, str) else self.num_workers
+        if (fits := room // num_workers) < 1:
             raise ClusterError(
-                f"profile {self.name!r} wants {self.num_workers} workers of {self.cpus_per_worker} CPUs and "
-                f"{gpus // self.num_workers} GPUs a trial; "
-                f"the cluster has {cluster_cpus:g} CPUs and {cluster_gpus:g} GPUs; "
+                f"profile {self.name!r} wants {num_workers} workers of {self.cpus_per_worker} CPUs and "
+                f"{per_worker} GPUs a cohort; the cluster has {cpus:g} CPUs and {gpus:g} GPUs; "
                 "lower num_workers or cpus_per_worker"
             )
-        return min(fits, self.max_concurrent_trials or fits)
+        return Layout(
+            num_cohorts=min(fits, self.max_cohorts or fits),
+            num_workers=num_workers,
+            cpus_per_worker=self.cpus_per_worker,
+            gpus_per_worker=per_worker,
+        )
+
+
+def _most_workers(room: int, batch_size: int) -> int:
+    """As many workers as there is room for, of which each gets the same share of a batch."""
+    return next((count for count in range(min(room, MOST_WORKERS), 1, -1) if batch_size % count == 0), 1)
 
 
 def load_profile(name: str, num_workers: int | None = None) -> Profile:
@@ -88,8 +118,8 @@ def _read(path: Path) -> Profile:
 
 
 def _checked(profile: Profile, path: Path) -> Profile:
-    for key, low in (("num_workers", 1), ("cpus_per_worker", 1), ("gpus_per_worker", 0), ("max_concurrent_trials", 1)):
+    for key, low in LOWEST.items():
         value: Any = getattr(profile, key)
-        if value not in (None, "auto") and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+        if value not in (None, AUTO) and (not isinstance(value, int) or isinstance(value, bool) or value < low):
             raise ClusterError(f"cluster profile {path}: {key} is {value!r}; give a whole number of at least {low}")
     return profile

@@ -31,7 +31,8 @@ Tracking = Annotated[
 Cluster = Annotated[
     str, typer.Option(help="a profile of cluster/, a YAML file, or the address of a running Ray cluster")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="data-parallel workers of each trial")]
+Workers = Annotated[int | None, typer.Option(min=1, help="data-parallel workers of each cohort")]
+Isolated = Annotated[bool, typer.Option("--isolated", help="a worker group for each trial: slower, same results")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the last search of this space that was cut off")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 HOME = Path("runs")
@@ -53,6 +54,7 @@ def search(
     cluster: Cluster = "local",
     num_workers: Workers = None,
     resume: Resume = False,
+    isolated: Isolated = False,
     home: Home = HOME,
     tracking_uri: Tracking = None,
 ) -> None:
@@ -62,7 +64,7 @@ def search(
     """
     from search_spaces.loader import load_space
 
-    _run(load_space(space, overrides or ()), cluster, num_workers, resume, home, tracking_uri)
+    _run(load_space(space, overrides or ()), cluster, num_workers, resume, isolated, home, tracking_uri)
 
 
 @app.command()
@@ -72,6 +74,7 @@ def train(
     cluster: Cluster = "local",
     num_workers: Workers = None,
     resume: Resume = False,
+    isolated: Isolated = False,
     home: Home = HOME,
     tracking_uri: Tracking = None,
 ) -> None:
@@ -87,7 +90,7 @@ def train(
         raise SpaceError(
             f"still searched: {', '.join(fixed.domains)}; fix each by an override such as {next(iter(fixed.domains))}=…"
         )
-    _run(fixed, cluster, num_workers, resume, home, tracking_uri)
+    _run(fixed, cluster, num_workers, resume, isolated, home, tracking_uri)
 
 
 @app.command()
@@ -210,7 +213,15 @@ def run_reporting_errors(run: Callable[[], object]) -> NoReturn:
     sys.exit(0)
 
 
-def _run(space: Any, cluster: str, num_workers: int | None, resume: bool, home: Path, tracking_uri: str | None) -> None:
+def _run(
+    space: Any,
+    cluster: str,
+    num_workers: int | None,
+    resume: bool,
+    isolated: bool,
+    home: Path,
+    tracking_uri: str | None,
+) -> None:
     from cluster.profile import load_profile
     from pipelines import show
     from pipelines.plan import prepare_search
@@ -219,7 +230,9 @@ def _run(space: Any, cluster: str, num_workers: int | None, resume: bool, home: 
     profile, workspace, console = load_profile(cluster, num_workers), Workspace(home), _console()
     ready = prepare_search(space, workspace)
     show.show_plan(ready, console)
-    finished = run_search(ready, profile=profile, workspace=workspace, tracking_uri=tracking_uri, resume=resume)
+    finished = run_search(
+        ready, profile=profile, workspace=workspace, tracking_uri=tracking_uri, resume=resume, isolated=isolated
+    )
     show.show_finished(finished, workspace, ready, console)
 
 

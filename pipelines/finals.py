@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
+from cluster.profile import Layout
 from pipelines.shared import Shared
 from pipelines.tracking import RunRecord, Tracker
 from utuning.bundle import Bundle, read_bundle
@@ -18,12 +19,12 @@ BATCH_SIZE = 64
 
 
 def measure_test(
-    tracker: Tracker, runs: Sequence[RunRecord], shared: Shared, dataset: DatasetInfo, *, cpus: int, gpus: int
+    tracker: Tracker, runs: Sequence[RunRecord], shared: Shared, dataset: DatasetInfo, layout: Layout
 ) -> None:
     """Score the bundles of these runs on test, and log it."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus)(score_bundles)
+        task = ray.remote(num_cpus=layout.cpus_per_worker, num_gpus=layout.gpus_per_worker)(score_bundles)
         scores: list[Score] = ray.get(task.remote(bundles, shared, ray.put(read_split(dataset, "test"))))
     for run, score in zip(runs, scores, strict=True):
         metrics = {"test/accuracy": score.accuracy, "test/loss": score.loss, "test/count": score.count}

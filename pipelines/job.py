@@ -1,11 +1,14 @@
-"""What one worker of a trial does: a cohort of one, trained in a Ray Train worker group.
+"""What one worker of a cohort does: rounds of epochs for members that come and go, on a backbone that stays.
 
 Data and backbone arrive through Ray's object store, so a worker needs no file of the driver's machine.
 """
 
+import math
 import resource
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,19 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint
 
+from pipelines.progress import ProgressStore
+from pipelines.roster import ERROR, Joining, Report, Round
 from pipelines.shared import BUNDLE, Shared
 from utuning.backbone import Backbone
 from utuning.bundle import bundle_bytes, save_bundle
 from utuning.cohort import Cohort, Score
 from utuning.configs import TrialConfig
 from utuning.data.loader import Loader
+from utuning.isolation import describe
 from utuning.member import Member
+from utuning.prefix import CACHE_DTYPES, Prefix, Useful, state_shapes
+from utuning.prefix_cache import PrefixCache
 
 STATE = "state.pt"
 
@@ -36,108 +43,220 @@ def load_backbone(shared: Shared) -> Backbone:
     )
 
 
-class TrialJob:
-    """One trial on this worker: loaders, member, cohort, and what has been measured so far."""
+@dataclass
+class Seated:
+    """A member on this worker, and what has been measured of it."""
 
-    def __init__(self, trial: TrialConfig, shared: Shared, gate: Any) -> None:
+    member: Member
+    joining: Joining
+    trial: TrialConfig
+    epochs_done: int = 0
+    train_time_s: float = 0.0
+
+
+class CohortJob:
+    """The cohort on this worker: backbone, loaders, caches and members."""
+
+    def __init__(self, template: TrialConfig, shared: Shared, service: Any, name: str) -> None:
         torch.set_num_threads(shared.cpus_per_worker)
         context = ray.train.get_context()
         self.worker, self.num_workers = context.get_world_rank(), context.get_world_size()
-        self.trial, self.shared, self.gate = trial, shared, gate
+        self.template, self.shared, self.service, self.name = template, shared, service, name
         self.backbone = load_backbone(shared).to(ray.train.torch.get_device())
-        self.train_loader, self.val_loader = self._loader("train"), self._loader("val")
-        self.member = Member(
+        self.store = ProgressStore(shared.members)
+        self.loaders = {split: self._loader(split) for split in ("train", "val")}
+        self.prefixes = self._prefixes()
+        self.seated: dict[str, Seated] = {}
+        self.num_groups = 1
+        self.train_time_s = 0.0
+
+    def run(self) -> None:
+        """Train rounds until the service has no more."""
+        self.num_groups = 2 ** self._told(lambda: ray.get(self.service.attach.remote(self.name)))
+        while (round_ := self._told(lambda: ray.get(self.service.next_round.remote(self.name)))) is not None:
+            reports = self._seat(round_)
+            reports |= self._train([seat for seat in sorted(round_.training) if seat in self.seated])
+            if self.worker == 0:
+                ray.get(self.service.deliver.remote(self.name, reports))
+
+    def _told(self, ask: Any) -> Any:
+        """What worker 0 is told, on every worker."""
+        values = [ask() if self.worker == 0 else None]
+        if self.num_workers > 1:
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def _seat(self, round_: Round) -> dict[str, Report]:
+        """Let members go that are in the round no more, and build new ones; reports those that cannot be built."""
+        wanted = {joining.seat: joining for joining in round_.members}
+        self.seated = {seat: seated for seat, seated in self.seated.items() if seat in wanted}
+        failed: dict[str, Report] = {}
+        for seat in wanted.keys() - self.seated.keys():
+            try:
+                self.seated[seat] = self._restored(wanted[seat])
+            except Exception as error:
+                failed[seat] = {ERROR: describe(error)}
+        return failed
+
+    def _restored(self, joining: Joining) -> Seated:
+        trial = TrialConfig.from_dict(joining.trial)
+        member = Member(
             self.backbone,
             num_classes=trial.num_classes,
             config=trial.train,
             tuners=trial.tuners,
-            steps_per_epoch=len(self.train_loader),
+            steps_per_epoch=len(self.loaders["train"]),
         )
-        self.cohort = Cohort(
+        if joining.path is None:
+            return Seated(member, joining, trial)
+        with self.store.open(joining.path) as folder:
+            state = torch.load(
+                folder / STATE, map_location=next(self.backbone.trunk.model.parameters()).device, weights_only=True
+            )
+        member.load_state_dict(state["member"])
+        return Seated(member, joining, trial, state["epoch"], state["train_time_s"])
+
+    def _train(self, seats: Sequence[str]) -> dict[str, Report]:
+        """An epoch for each of these; those with the same epoch before them see the same batches, and share them."""
+        phases: dict[int, list[str]] = {}
+        for seat in seats:
+            phases.setdefault(self.seated[seat].epochs_done, []).append(seat)
+        reports: dict[str, Report] = {}
+        losses: dict[str, float] = {}
+        for epoch, together in sorted(phases.items()):
+            for seat, loss, error in self._train_phase(together, epoch):
+                losses[seat] = loss
+                if error:
+                    reports[seat] = {ERROR: error}
+        living = [seat for seat in seats if seat not in reports]
+        for seat, score in zip(living, self._evaluate(living), strict=True):
+            reports[seat] = self._report(seat, losses[seat], score, len(seats))
+        return reports
+
+    def _train_phase(self, seats: Sequence[str], epoch: int) -> list[tuple[str, float, str | None]]:
+        """Train one epoch together: each seat's mean loss, and why it failed, if it did."""
+        started, loader = time.perf_counter(), self.loaders["train"]
+        cohort = self._cohort(seats)
+        losses = cohort.train_epoch(loader.epoch(epoch, self._useful("train", cohort.members)))
+        self.num_groups = max(self.num_groups, len(cohort.isolation.groups))
+        seconds = time.perf_counter() - started
+        self.train_time_s += seconds
+        outcome: list[tuple[str, float, str | None]] = []
+        for place, (seat, loss) in enumerate(zip(seats, losses, strict=True)):
+            self.seated[seat].epochs_done += 1
+            self.seated[seat].train_time_s += seconds / len(seats)
+            error = cohort.failures.get(place)
+            if error is None and not math.isfinite(loss):
+                error = f"its loss is {loss} in epoch {epoch + 1}; a lower learning rate may help"
+            outcome.append((seat, loss, error))
+        return outcome
+
+    def _evaluate(self, seats: Sequence[str]) -> list[Score]:
+        if not seats:
+            return []
+        cohort = self._cohort(seats)
+        return cohort.evaluate(self.loaders["val"].epoch(0, self._useful("val", cohort.members)))
+
+    def _cohort(self, seats: Sequence[str]) -> Cohort:
+        return Cohort(
             self.backbone,
-            [self.member],
+            [self.seated[seat].member for seat in seats],
             reduce=_reduce if self.num_workers > 1 else lambda tensor: None,
             worker=self.worker,
             num_workers=self.num_workers,
-            precision=trial.precision,
+            precision=self.template.precision,
+            num_groups=self.num_groups,
         )
-        self.train_time_s = 0.0
 
-    def run(self) -> None:
-        """Train epoch by epoch from the last checkpoint, reporting each, for as long as the gate lets it."""
-        done, metrics = self._restore()
-        if done == self.trial.train.epochs:
-            self._report(done, metrics)
-        for epoch in range(done, self.trial.train.epochs):
-            if epoch > done and not ray.get(self.gate.may_train.remote(epoch + 1)):
-                return
-            self._report(epoch + 1, self._epoch(epoch))
-
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        start = time.perf_counter()
-        loss = self.cohort.train_epoch(self.train_loader.epoch(epoch))[0]
-        seconds = time.perf_counter() - start
-        self.train_time_s += seconds
-        score = self.cohort.evaluate(self.val_loader.epoch(0))[0]
-        return self._metrics(epoch + 1, loss, score, seconds)
-
-    def _metrics(self, epoch: int, loss: float, score: Score, seconds: float) -> dict[str, float]:
-        parameters = self.member.num_parameters()
-        return {
-            "epoch": epoch,
+    def _report(self, seat: str, loss: float, score: Score, num_members: int) -> Report:
+        """An epoch's metrics; worker 0 saves the member's state and bundle beside them."""
+        seated, parameters = self.seated[seat], self.seated[seat].member.num_parameters()
+        metrics = {
+            "epoch": seated.epochs_done,
             "train/loss": loss,
             "val/loss": score.loss,
             "val/accuracy": score.accuracy,
-            "train_time_s": self.train_time_s,
-            "images_per_s": self.train_loader.num_examples / seconds,
-            "input_wait_share": self.train_loader.input_wait_s / self.train_time_s,
+            "lr": seated.trial.train.lr,
+            "train_time_s": seated.train_time_s,
+            "images_per_s": self.loaders["train"].num_examples * seated.epochs_done / seated.train_time_s,
+            "input_wait_share": self.loaders["train"].input_wait_s / self.train_time_s,
+            "cohort_members": num_members,
             "peak_memory_bytes": peak_memory_bytes(),
             "trainable_params": sum(parameters.values()),
             "tuner_params": parameters["tuners"],
             "head_params": parameters["head"],
         }
+        return self._saved(seated, metrics) if self.worker == 0 else {}
 
-    def _report(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Report to Train; worker 0 hands over the checkpoint, which is resume state and bundle."""
-        if self.worker != 0:
-            ray.train.report(metrics)
-            return
+    def _saved(self, seated: Seated, metrics: Mapping[str, Any]) -> Report:
         with tempfile.TemporaryDirectory() as folder:
             bundle = save_bundle(
                 Path(folder) / BUNDLE,
-                self.member,
+                seated.member,
                 backbone=self.backbone,
-                trial=self.trial,
+                trial=seated.trial,
                 class_names=self.shared.class_names,
                 metrics=metrics,
                 versions=self.shared.versions,
             )
-            metrics = {**metrics, "bundle_bytes": bundle_bytes(bundle)}
-            torch.save({"member": self.member.state_dict(), "epoch": epoch, "metrics": metrics}, Path(folder) / STATE)
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-    def _restore(self) -> tuple[int, dict[str, float]]:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return 0, {}
-        with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / STATE, map_location=self.cohort.device, weights_only=True)
-        self.member.load_state_dict(state["member"])
-        self.train_time_s = state["metrics"]["train_time_s"]
-        return state["epoch"], state["metrics"]
+            report = {**metrics, "bundle_bytes": bundle_bytes(bundle)}
+            state = {
+                "member": seated.member.state_dict(),
+                "epoch": seated.epochs_done,
+                "train_time_s": seated.train_time_s,
+            }
+            torch.save(state, Path(folder) / STATE)
+            return self.store.save(seated.joining.member_id, seated.epochs_done, Path(folder), report)
 
     def _loader(self, split: str) -> Loader:
+        trial = self.template
         return Loader(
             ray.get(self.shared.tables[split]),
             self.backbone.preprocessing,
-            global_batch_size=self.trial.train.batch_size,
+            global_batch_size=trial.train.batch_size,
             worker=self.worker,
             num_workers=self.num_workers,
-            seed=self.trial.train.seed,
-            recipe=self.trial.recipe,
+            seed=trial.train.seed,
+            recipe=trial.recipe,
             train=split == "train",
             threads=self.shared.cpus_per_worker,
+            views=None if trial.views == "online" else trial.views,
         )
+
+    def _prefixes(self) -> dict[str, Prefix]:
+        """The cached states of each split; none where every epoch has crops of its own."""
+        trial, cache = self.template, PrefixCache(Path(self.shared.cache), self.shared.cache_bytes)
+        if trial.views == "online":
+            return {}
+        shapes = state_shapes(self.backbone)
+        drawn = {"recipe": trial.recipe, "seed": trial.train.seed}
+        return {
+            split: Prefix(
+                cache,
+                shapes,
+                num_rows=loader.num_examples,
+                num_views=trial.views if split == "train" else 1,
+                dtype=CACHE_DTYPES[trial.cache_dtype],
+                facts={
+                    "backbone": trial.backbone_fingerprint,
+                    "data": trial.data_fingerprint,
+                    "split": split,
+                    "preprocessing": self.backbone.preprocessing.as_dict(),
+                    "precision": trial.precision,
+                    "device": ray.train.torch.get_device().type,
+                    **(drawn if split == "train" else {}),
+                },
+            )
+            for split, loader in self.loaders.items()
+        }
+
+    def _useful(self, split: str, members: Sequence[Member]) -> Useful | None:
+        """The cached states that these members read, within the split's part of the budget."""
+        if split not in self.prefixes:
+            return None
+        num_rows = sum(loader.num_examples for loader in self.loaders.values())
+        budget = self.shared.cache_bytes * self.loaders[split].num_examples // num_rows
+        return self.prefixes[split].useful(self.backbone, members, budget)
 
 
 def peak_memory_bytes() -> int:

@@ -5,16 +5,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
-from ray.train import Checkpoint
 from ray.tune import Callback
 
 from pipelines.board import Board
-from pipelines.shared import BUNDLE, CHECKPOINT_PATH
+from pipelines.progress import PATH, ProgressStore
+from pipelines.shared import BUNDLE
 from pipelines.tracking import Outcome, Status, Tracker
 from utuning.configs import TrialConfig
 
-REPORTED = ("epoch", "train/loss", "val/loss", "val/accuracy", "train_time_s", "images_per_s", "input_wait_share")
+REPORTED = (
+    "epoch",
+    "train/loss",
+    "val/loss",
+    "val/accuracy",
+    "lr",
+    "train_time_s",
+    "images_per_s",
+    "input_wait_share",
+    "cohort_members",
+)
 FACTS = ("trainable_params", "tuner_params", "head_params", "peak_memory_bytes", "bundle_bytes")
 
 
@@ -26,7 +35,8 @@ class Recorder(Callback):  # type: ignore[misc]
     parent_run_id: str
     tags: Mapping[str, str]
     board: Board
-    storage: str
+    store: ProgressStore
+    service: Any
     run_ids: dict[str, str] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -34,9 +44,10 @@ class Recorder(Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Open the trial's run."""
+        """Open the trial's run; one that goes on, be it with other settings, has its run already."""
         config = TrialConfig.from_dict(trial.config["trial"])
-        self.run_ids[trial.trial_id] = self.tracker.start_trial(self.parent_run_id, config, self.tags)
+        if trial.trial_id not in self.run_ids:
+            self.run_ids[trial.trial_id] = self.tracker.start_trial(self.parent_run_id, config, self.tags)
         self.board.start(trial.trial_id, config.name, config.train.epochs)
 
     def on_trial_result(
@@ -60,21 +71,17 @@ class Recorder(Callback):  # type: ignore[misc]
         self._finish(trial, "failed", trial.last_result or {}, error)
 
     def _finish(self, trial: Any, outcome: Outcome, result: Mapping[str, Any], error: str | None) -> None:
+        # Its process may be kept for another trial; the cohort is not to wait for it.
+        self.service.leave.remote(str(trial.trial_id))
         run_id = self.run_ids[trial.trial_id]
         facts = {key: float(result[key]) for key in FACTS if key in result}
         status: Status = "FAILED" if outcome == "failed" else "FINISHED"
-        if CHECKPOINT_PATH in result:
-            with open_checkpoint(result[CHECKPOINT_PATH], self.storage) as folder:
-                bundle = Path(folder) / BUNDLE
+        if PATH in result:
+            with self.store.open(result[PATH]) as folder:
+                bundle = folder / BUNDLE
                 self.tracker.finish_trial(
                     run_id, status=status, outcome=outcome, metrics=facts, bundle=bundle, error=error
                 )
         else:
             self.tracker.finish_trial(run_id, status=status, outcome=outcome, metrics=facts, error=error)
         self.board.end(trial.trial_id, outcome)
-
-
-def open_checkpoint(path: str, storage: str) -> Any:
-    """A context that gives a checkpoint's local folder, downloading it where the storage is remote."""
-    filesystem = fs.FileSystem.from_uri(storage)[0] if "://" in storage else fs.LocalFileSystem()
-    return Checkpoint(path, filesystem).as_directory()

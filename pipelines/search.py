@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from math import gcd
 from typing import Any
 
 from cluster.profile import Profile
@@ -11,17 +12,20 @@ from pipelines import provenance
 from pipelines.board import Board
 from pipelines.champions import finalists, promote
 from pipelines.leaderboard import Row, rows
-from pipelines.plan import Prepared, num_trials
+from pipelines.plan import Prepared, num_trials, probing_trials
 from pipelines.promotion import Decision
-from pipelines.session import Resources, ray_session
+from pipelines.schedulers import make_scheduler
+from pipelines.session import ray_session
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
-from search_spaces.space import Facts, SearchSpace
-from utuning.configs import TrialConfig, digest
+from search_spaces.space import SearchSpace
+from utuning.configs import digest
 from utuning.data.shards import read_split
 
-# A supervising trial process takes memory, not a CPU: all CPUs are for the workers.
-SUPERVISOR_MEMORY = 100_000_000
+# A trial's process takes memory, not a CPU: all CPUs are for the cohorts' workers.
+TRIAL_MEMORY = 100_000_000
+# A lost process or worker group; a member that failed by itself fails again at once.
+MAX_TRIAL_FAILURES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +40,18 @@ class Finished:
 
 
 def run_search(
-    ready: Prepared, *, profile: Profile, workspace: Workspace, tracking_uri: str | None = None, resume: bool = False
+    ready: Prepared,
+    *,
+    profile: Profile,
+    workspace: Workspace,
+    tracking_uri: str | None = None,
+    resume: bool = False,
+    isolated: bool = False,
 ) -> Finished:
     """Run a search, or go on with the last one of this space that was cut off.
 
-    Finished trials are not run again and no MLflow run is doubled.
+    Finished trials are not run again and no MLflow run is doubled. `isolated` gives each trial a worker group of its
+    own, started for it: the same results at a higher price.
 
     Raises:
         ClusterError, TrackingError: a cluster or store that cannot be used; finished trials are kept.
@@ -51,18 +62,22 @@ def run_search(
     with ray_session(profile) as resources:
         # Ray reads its environment when it is imported, and the session sets that first.
         from pipelines.finals import measure_test
+        from pipelines.service import cohort_service
+        from pipelines.worker_group import WorkerGroup
 
-        profile.concurrent_trials(resources.cpus, resources.gpus)
+        layout = profile.layout(resources.cpus, resources.gpus, batch_size=_common_batch_size(ready), isolated=isolated)
         tags = _tags(ready)
         parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
         storage = profile.storage or str(workspace.search(search_id))
-        shared = _share(ready, profile)
+        shared = _share(ready, profile, workspace, storage)
         try:
-            _tune(ready, profile, resources, tracker, parent, tags, search_id, shared, storage)
+            group = WorkerGroup(layout=layout, storage=storage, local=profile.address is None, shared=shared)
+            seats = 1 if isolated else profile.max_members
+            with cohort_service(group, search_id, max_members=seats, isolated=isolated) as service:
+                _tune(ready, layout.num_cohorts * seats, tracker, parent, tags, search_id, service, shared)
             done = _search_runs(tracker, ready.space, search_id)
             if still := finalists(ready, done):
-                gpus = profile.gpus(resources.gpus)
-                measure_test(tracker, still, shared, ready.dataset, cpus=profile.cpus_per_worker, gpus=gpus)
+                measure_test(tracker, still, shared, ready.dataset, layout)
         except BaseException:
             tracker.finish_search(parent, "KILLED", {}, {})
             raise
@@ -103,7 +118,7 @@ def _tags(ready: Prepared) -> dict[str, str]:
     }
 
 
-def _share(ready: Prepared, profile: Profile) -> Any:
+def _share(ready: Prepared, profile: Profile, workspace: Workspace, storage: str) -> Any:
     """Put the data and the backbone where every worker of the cluster can read them."""
     import ray
 
@@ -117,78 +132,58 @@ def _share(ready: Prepared, profile: Profile) -> Any:
         class_names=ready.dataset.class_names,
         versions=provenance.versions(),
         cpus_per_worker=profile.cpus_per_worker,
+        members=f"{storage}/members",
+        cache=profile.cache or str(workspace.states),
+        cache_bytes=profile.cache_gb * 10**9,
     )
+
+
+def _common_batch_size(ready: Prepared) -> int:
+    """What divides every batch size of the space."""
+    return gcd(*(trial.train.batch_size for trial in probing_trials(ready)))
 
 
 def _tune(
     ready: Prepared,
-    profile: Profile,
-    resources: Resources,
+    max_concurrent: int,
     tracker: Tracker,
     parent: str,
     tags: dict[str, str],
     search_id: str,
+    service: Any,
     shared: Any,
-    storage: str,
 ) -> None:
     from ray import tune
 
+    from pipelines.progress import ProgressStore
     from pipelines.recorder import Recorder
     from pipelines.searcher import SpaceSearcher
-    from pipelines.supervisor import Group, Supervisor
+    from pipelines.trial import Trial
 
-    space = ready.space
+    space, storage = ready.space, shared.members.rpartition("/")[0]
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
-    group = Group(
-        num_workers=profile.num_workers,
-        cpus_per_worker=profile.cpus_per_worker,
-        gpus_per_worker=profile.gpus(resources.gpus),
-        storage=f"{storage}/trials",
-        local=profile.address is None,
-    )
     with Board(title=f"search {search_id}", num_trials=num_trials(space)) as board:
         tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(Supervisor, shared=shared, group=group), {"memory": SUPERVISOR_MEMORY}
-            ),
+            tune.with_resources(tune.with_parameters(Trial, service=service), {"memory": TRIAL_MEMORY}),
             tune_config=tune.TuneConfig(
                 num_samples=num_trials(space) - len(done),
                 search_alg=SpaceSearcher(space, ready.facts, done),
-                scheduler=_scheduler(space),
+                scheduler=make_scheduler(space),
                 metric=space.metric,
                 mode="max" if space.maximise else "min",
                 reuse_actors=True,
-                max_concurrent_trials=profile.concurrent_trials(resources.cpus, resources.gpus),
+                max_concurrent_trials=max_concurrent,
                 trial_name_creator=lambda trial: trial.config["name"],
-                trial_dirname_creator=lambda trial: TrialConfig.from_dict(trial.config["trial"]).trial_id,
+                trial_dirname_creator=lambda trial: trial.config["id"],
             ),
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=storage,
                 verbose=0,
-                callbacks=[Recorder(tracker, parent, tags, board, storage)],
-                failure_config=tune.FailureConfig(max_failures=1),
+                callbacks=[Recorder(tracker, parent, tags, board, ProgressStore(shared.members), service)],
+                failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
             ),
         ).fit()
-
-
-def _scheduler(space: SearchSpace) -> Any:
-    if space.budget.scheduler == "none":
-        return None
-    from ray.tune.schedulers import ASHAScheduler
-
-    # An absolute epoch: Tune's own iteration counter starts anew when a trial goes on after it was cut off.
-    return ASHAScheduler(
-        time_attr="epoch",
-        max_t=max(trial.train.epochs for trial in _epoch_probes(space)),
-        grace_period=space.budget.grace_epochs,
-        reduction_factor=space.budget.reduction_factor,
-    )
-
-
-def _epoch_probes(space: SearchSpace) -> list[TrialConfig]:
-    facts = Facts(data_fingerprint="", num_classes=1, backbone_fingerprint="")
-    return [*space.baseline_trials(facts), *space.probing_trials(facts)]
 
 
 def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[RunRecord]:

@@ -42,7 +42,7 @@ class SpaceSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED
         trial = self._queue.pop(0)
         self._by_tune_id[trial_id] = trial
-        return {"trial": trial.as_dict(), "name": trial.name}
+        return {"trial": trial.as_dict(), "id": trial.trial_id, "name": trial.name}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn a trial's final metric."""

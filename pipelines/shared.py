@@ -9,9 +9,7 @@ import ray
 from utuning.configs import BackboneConfig, TrialConfig
 
 BUNDLE = "bundle"
-"""The bundle's folder inside a checkpoint."""
-CHECKPOINT_PATH = "checkpoint_path"
-"""The metric that says where an epoch's checkpoint lies."""
+"""The bundle's folder inside a saved epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +22,15 @@ class Shared:
     class_names: tuple[str, ...]
     versions: Mapping[str, str]
     cpus_per_worker: int
+    members: str
+    """Where the members' epochs are saved."""
+    cache: str
+    """The folder of cached states, on each machine."""
+    cache_bytes: int
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The entry point of every worker of a trial's group; its imports are the workers' alone."""
-    from pipelines.job import TrialJob
+    """The entry point of every worker of a cohort's group; its imports are the workers' alone."""
+    from pipelines.job import CohortJob
 
-    TrialJob(TrialConfig.from_dict(config["trial"]), config["shared"], config["gate"]).run()
+    CohortJob(TrialConfig.from_dict(config["template"]), config["shared"], config["service"], config["cohort"]).run()

@@ -24,6 +24,11 @@ class Workspace:
         """The folder of a prepared data set."""
         return self.root.absolute() / "data" / name
 
+    @property
+    def states(self) -> Path:
+        """Cached states of frozen backbones, for all searches."""
+        return self.root.absolute() / "states"
+
     def search(self, search_id: str) -> Path:
         """The folder of one search: checkpoints and Ray's own state."""
         return self.root.absolute() / "searches" / search_id

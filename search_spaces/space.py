@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from search_spaces.domains import Domain, Pick, draw, find_domains, variants
-from utuning.configs import BackboneConfig, Precision, Recipe, TrainConfig, TrialConfig, TunerConfig
+from utuning.configs import BackboneConfig, CacheDtype, Precision, Recipe, TrainConfig, TrialConfig, TunerConfig, Views
 from utuning.tuners import tuner_row
 
 Source = Literal["drawn", "folder", "lists", "parquet"]
@@ -38,7 +38,7 @@ class Budget:
 
     num_trials: int
     searcher: Literal["random", "optuna"] = "random"
-    scheduler: Literal["none", "asha"] = "none"
+    scheduler: Literal["none", "asha", "median", "pbt"] = "none"
     grace_epochs: int = 1
     reduction_factor: int = 2
     seed: int = 0
@@ -77,6 +77,8 @@ class SearchSpace:
     protocol: str = "train on train, select on val, test once"
     recipe: Recipe = "vpt"
     precision: Precision = "auto"
+    views: Views = "online"
+    cache_dtype: CacheDtype = "fp32"
 
     @property
     def domains(self) -> dict[str, Domain]:
@@ -138,6 +140,8 @@ class SearchSpace:
             protocol=self.protocol,
             recipe=self.recipe,
             precision=self.precision,
+            views=self.views,
+            cache_dtype=self.cache_dtype,
             train=TrainConfig(**{**train, "seed": seed}),
             tuners=tuple(tuner_config(tuner) for tuner in tuners),
         )

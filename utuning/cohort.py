@@ -44,6 +44,7 @@ class Cohort:
         reduce: sums a tensor over the workers; the default is one worker alone.
         worker: this worker's number, of `num_workers`.
         precision: `auto` is bf16 autocast on a GPU and fp32 on a CPU.
+        num_groups: how many groups the members run in, one after another, to take less memory.
 
     Raises:
         ConfigError: no member.
@@ -58,6 +59,7 @@ class Cohort:
         worker: int = 0,
         num_workers: int = 1,
         precision: Precision = "auto",
+        num_groups: int = 1,
     ) -> None:
         if not members:
             raise ConfigError("a cohort has one member or more, and none is given")
@@ -67,7 +69,7 @@ class Cohort:
         self.device = next(backbone.trunk.model.parameters()).device
         self._reduce = reduce
         self._worker, self._num_workers = worker, num_workers
-        self.isolation = Isolation(len(self.members))
+        self.isolation = Isolation(len(self.members), num_groups)
         self._bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
 
     @property
@@ -123,7 +125,8 @@ class Cohort:
         count = torch.zeros(1, device=self.device, dtype=torch.float64)
         for batch in batches:
             batch = batch.to(self.device)
-            sums_K2[living] += torch.stack([_tally(logits, batch) for logits in self._logits(living, batch)])
+            for place, logits in zip(living, self._logits(living, batch), strict=True):
+                sums_K2[place] += _tally(logits, batch)
             count += batch.weight.sum()
         everything = torch.cat([sums_K2.flatten(), count])
         self._reduce(everything)
@@ -192,7 +195,7 @@ class Cohort:
         parameters = [p for place in places for p in self.members[place].parameters()]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         failed_K = torch.tensor([float(place in self.failures) for place in self._all()], device=self.device)
-        bucket = torch.cat([*(g.flatten() for g in gradients), losses_K.nan_to_num(), failed_K, count.view(1)])
+        bucket = torch.cat([*(g.flatten() for g in gradients), losses_K, failed_K, count.view(1)])
         self._reduce(bucket)
         bucket /= bucket[-1].clone().clamp(min=1)
         *means, mean_K, failed_K, _ = torch.split(bucket, [*(g.numel() for g in gradients), *[len(losses_K)] * 2, 1])

@@ -14,6 +14,8 @@ SHORT_SETTINGS = {"bottleneck_dim": "r", "lora_rank": "r", "num_tokens": "m"}
 Depths = str | tuple[int, ...]
 Precision = Literal["auto", "fp32", "bf16"]
 Recipe = Literal["vpt", "rrc", "none"]
+Views = int | Literal["online"]
+CacheDtype = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """Everything that decides a trial's result; no tuners means a linear probe."""
+    """Everything that decides a trial's result; no tuners means a linear probe.
+
+    `views` is how many random crops an image has; `online` draws a new one in every epoch, and nothing is cached.
+    `cache_dtype` is what the frozen states of views are stored in.
+    """
 
     dataset: str
     data_fingerprint: str
@@ -74,6 +80,8 @@ class TrialConfig:
     tuners: tuple[TunerConfig, ...] = ()
     recipe: Recipe = "vpt"
     precision: Precision = "auto"
+    views: Views = "online"
+    cache_dtype: CacheDtype = "fp32"
 
     @property
     def trial_id(self) -> str:
@@ -86,6 +94,15 @@ class TrialConfig:
         values = asdict(self)
         values["train"].pop("seed")
         return digest(values)
+
+    @property
+    def cohort_key(self) -> str:
+        """The same for all trials that can train as one cohort: data, backbone, batch stream and precision."""
+        values = asdict(self)
+        train = values.pop("train")
+        for own in ("tuners", "protocol"):
+            values.pop(own)
+        return digest({**values, "batch_size": train["batch_size"], "data_seed": train["seed"]})
 
     @property
     def method(self) -> str:

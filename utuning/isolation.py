@@ -1,6 +1,7 @@
 """Members fail alone: who raises is found and left out, and what does not fit into memory runs in smaller groups."""
 
 from collections.abc import Callable, Sequence
+from traceback import clear_frames
 
 import torch
 
@@ -8,15 +9,20 @@ Work = Callable[[Sequence[int]], None]
 
 
 class Isolation:
-    """Runs work on groups of members, by their places in a cohort; at first all are one group.
+    """Runs work on groups of members, by their places in a cohort.
+
+    Args:
+        num_members: how many there are.
+        num_groups: into how many groups they are divided at first.
 
     Attributes:
         groups: who runs together. Members that failed are in none; memory that ran out has halved some.
         failures: why a member failed, by its place.
     """
 
-    def __init__(self, num_members: int) -> None:
-        self.groups = [list(range(num_members))]
+    def __init__(self, num_members: int, num_groups: int = 1) -> None:
+        size = -(-num_members // num_groups)
+        self.groups = [list(range(num_members))[at : at + size] for at in range(0, num_members, size)]
         self.failures: dict[int, str] = {}
 
     def run(self, work: Work, undo: Work) -> None:
@@ -32,14 +38,11 @@ class Isolation:
         self.failures.setdefault(place, reason)
         self.groups = [left for group in self.groups if (left := [each for each in group if each != place])]
 
-    def split(self) -> None:
-        """Halve every group that can be halved."""
-        self.groups = [half for group in self.groups for half in _halves(group)]
-
     def _attempt(self, group: Sequence[int], work: Work, undo: Work) -> None:
         try:
             work(group)
         except Exception as error:
+            clear_frames(error.__traceback__)  # they hold all that the attempt had in memory
             undo(group)
             if len(group) == 1:
                 self.fail(group[0], describe(error))

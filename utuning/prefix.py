@@ -7,7 +7,6 @@ and searches.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -16,13 +15,14 @@ from torch import Tensor
 from utuning.backbone import Backbone
 from utuning.prefix_cache import PrefixCache, prefix_key
 from utuning.prefix_entry import PrefixEntry
+from utuning.prefix_files import Layout
 from utuning.shared_rows import SharedRows
 from utuning.streams import Stream, states_read
 
 CACHE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Useful:
     """The part of a prefix that a list of members reads: what a loader asks for."""
 
@@ -98,8 +98,8 @@ class Prefix:
 
     def _bytes(self, depths: Iterable[int]) -> int:
         """Bytes of these states of the whole split, in all views."""
-        values = sum(prod(self._shapes[depth]) for depth in depths if depth >= 0)
-        return values * self._num_rows * self._num_views * self._dtype.itemsize
+        layouts = [Layout(self._num_rows, tuple(self._shapes[depth]), self._dtype) for depth in depths if depth >= 0]
+        return self._num_views * sum(sum(layout.sizes.values()) for layout in layouts)
 
     def _entry(self, depth: int, view: int) -> PrefixEntry | None:
         if (depth, view) not in self._entries:

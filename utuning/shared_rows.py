@@ -20,7 +20,7 @@ class SharedRows:
         images_B3HW: normalised images; None if the known states reach down to every state that is asked for.
         known: states that need not be computed, by depth.
         wanted: depths whose states are kept in `found` as the cursor passes them.
-        pooled: whether the last block may compute the pooled tokens alone.
+        pooled: whether the last block may compute the pooled tokens alone, unless the state after it is wanted.
     """
 
     def __init__(
@@ -34,7 +34,8 @@ class SharedRows:
     ) -> None:
         self.images_B3HW = images_B3HW
         self.found: dict[int, Tensor] = {}
-        self._trunk, self._known, self._wanted, self._pooled = trunk, known or {}, wanted, pooled
+        self._trunk, self._known, self._wanted = trunk, known or {}, wanted
+        self._pooled = pooled and len(trunk.blocks) not in wanted
         self._cursor = (-1, 0)
         self._x: Tensor | None = images_B3HW
         self._given: tuple[tuple[int, int], Tensor] | None = None

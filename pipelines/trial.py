@@ -1,0 +1,61 @@
+"""A Tune trial: it asks the cohort service for one epoch a step. No torch in it, so its process is small."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from pipelines.progress import PATH
+from pipelines.roster import ERROR
+
+SAVED = "member.json"
+
+
+class MemberFailed(Exception):
+    """A member failed alone: its loss is no number, or it raised."""
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]
+    """One member of a cohort, as Tune sees it."""
+
+    _path: str | None
+    _start: str | None
+
+    def setup(self, config: dict[str, Any], service: Any) -> None:
+        """Remember what to ask for; the first step takes the seat."""
+        self._service = service
+        self._begin(config)
+
+    def step(self) -> dict[str, Any]:
+        """Wait for an epoch's metrics."""
+        values = (self._seat, self._config["id"], self._config["trial"], self._start)
+        report: dict[str, Any] = ray.get(self._service.next_epoch.remote(*values))
+        self._start = None
+        if ERROR in report:
+            raise MemberFailed(report[ERROR])
+        self._path = report[PATH]
+        return {**report, "done": report["epoch"] == self._config["trial"]["train"]["epochs"]}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial, or this one with other settings, without a new process."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Say where the member's last epoch lies."""
+        (Path(checkpoint_dir) / SAVED).write_text(json.dumps({PATH: self._path}))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from the epoch of a member, this one's or another's."""
+        self._start = json.loads((Path(checkpoint) / SAVED).read_text())[PATH]
+
+    def cleanup(self) -> None:
+        """Give the seat up."""
+        ray.get(self._service.leave.remote(self._seat))
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._config, self._seat = config, str(self.trial_id)
+        self._path = self._start = None

@@ -1,0 +1,62 @@
+"""A cohort's Ray Train worker group: what it needs, and how it is run until the cohort is over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.profile import Layout
+from pipelines.shared import Shared, train_worker
+
+MAX_FAILURES = 3
+# Nothing reads Ray Data here. The cleaner frees a group whose controller was killed, through the dashboard's State API,
+# and waits ten seconds for it where there is none, as at home.
+SPARED = frozenset({"DatasetsCallback"})
+SPARED_AT_HOME = SPARED | {"PlacementGroupCleanerCallback"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerGroup:
+    """The resources of every cohort of a search, and what its workers share."""
+
+    layout: Layout
+    storage: str
+    local: bool
+    shared: Shared
+
+    def run(self, name: str, template: Mapping[str, Any], service: Any) -> None:
+        """Train rounds until the service says that the cohort is over; a killed worker is replaced.
+
+        Raises whatever made the group fail more often than it may.
+        """
+        self._trainer(name, {"template": template, "cohort": name, "service": service, "shared": self.shared}).fit()
+
+    def _trainer(self, name: str, config: dict[str, Any]) -> Any:
+        import ray.train
+
+        layout = self.layout
+        gpus = {"GPU": float(layout.gpus_per_worker)} if layout.gpus_per_worker else {}
+        return _trainer_class(SPARED_AT_HOME if self.local else SPARED)(
+            train_worker,
+            train_loop_config=config,
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=layout.num_workers,
+                use_gpu=layout.gpus_per_worker > 0,
+                resources_per_worker={"CPU": float(layout.cpus_per_worker), **gpus},
+            ),
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=f"{self.storage}/groups",
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+
+
+def _trainer_class(spared: frozenset[str]) -> Any:
+    """Ray Train's trainer without callbacks that would start a process more for every group."""
+    from ray.train.torch import TorchTrainer
+
+    class SparingTrainer(TorchTrainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            return [each for each in super()._create_default_callbacks() if type(each).__name__ not in spared]
+
+    return SparingTrainer
