@@ -49,8 +49,11 @@ class Profile:
     cache: str | None = None
     cache_gb: int = 4
 
-    def layout(self, cpus: float, gpus: float, *, batch_size: int, isolated: bool = False) -> Layout:
-        """Fit cohorts into a cluster; `batch_size` is what workers must divide evenly.
+    def layout(self, cpus: float, gpus: float, *, batch_size: int, num_cohorts: int = 1) -> Layout:
+        """Fit cohorts into a cluster.
+
+        Left to choose, it gives each of the `num_cohorts` that a search has the same share of it, as many workers as
+        `batch_size` can be divided over evenly.
 
         Raises:
             ClusterError: not even one fits.
@@ -58,7 +61,7 @@ class Profile:
         per_worker = int(gpus >= 1) if isinstance(self.gpus_per_worker, str) else self.gpus_per_worker
         room = int(cpus // self.cpus_per_worker)
         room = min(room, int(gpus // per_worker)) if per_worker else room
-        chosen = 1 if isolated else _most_workers(room, batch_size)
+        chosen = _most_workers(room // max(1, min(num_cohorts, room)), batch_size)
         num_workers = chosen if isinstance(self.num_workers, str) else self.num_workers
         if (fits := room // num_workers) < 1:
             raise ClusterError(

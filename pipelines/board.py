@@ -33,6 +33,7 @@ class Board:
     console: Console = field(default_factory=lambda: Console(stderr=True))
     lines: dict[str, TrialLine] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    work: str = ""
     _live: Live | None = None
 
     def __enter__(self) -> "Board":
@@ -49,10 +50,11 @@ class Board:
         """A trial begins, or begins again."""
         self.lines[trial_id] = TrialLine(name, num_epochs)
 
-    def epoch(self, trial_id: str, epoch: int, val: float | None) -> None:
-        """A trial has finished an epoch."""
+    def epoch(self, trial_id: str, epoch: int, val: float | None, work: str = "") -> None:
+        """A trial has finished an epoch; `work` says in words how its cohort is doing."""
         line = self.lines[trial_id]
         line.epoch, line.val = epoch, val
+        self.work = work
 
     def end(self, trial_id: str, state: str) -> None:
         """A trial is over."""
@@ -65,7 +67,10 @@ class Board:
         seconds = time.monotonic() - self.started
         head = Text(f"{self.title}: {done} of {self.num_trials} trials done, {seconds:.0f} s", style="bold")
         head.append(f", best val {best:.1%}" if best is not None else "")
-        return Group(head, self._table(lines[-ROWS_SHOWN:]))
+        running = [line for line in lines if line.state == "running"]
+        over = [line for line in lines if line.state != "running"]
+        shown = [*over, *running][-ROWS_SHOWN:]
+        return Group(head, *([Text(self.work)] if self.work else []), self._table(shown))
 
     def _table(self, lines: list[TrialLine]) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))

@@ -34,7 +34,12 @@ class ProgressStore:
 
     def save(self, member_id: str, epoch: int, folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a folder's files as a member's epoch, and forget all but the last ones; says in the report where."""
-        path = f"{self._root}/{member_id}/epoch-{epoch:05d}"
+        name = f"epoch-{epoch:05d}"
+        path = f"{self._root}/{member_id}/{name}"
+        # A killed writer's files, and those of epochs that this one comes before again, would count as its own.
+        for stale in self._epochs(member_id):
+            if stale.rpartition("/")[2] >= name:
+                self._fs.delete_dir(stale)
         self._fs.create_dir(path)
         fs.copy_files(str(folder), path, destination_filesystem=self._fs)
         report = {**report, PATH: path}

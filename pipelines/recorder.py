@@ -57,7 +57,7 @@ class Recorder(Callback):  # type: ignore[misc]
         epoch = int(result["epoch"])
         metrics = {key: result[key] for key in REPORTED if key in result}
         self.tracker.log_epoch(self.run_ids[trial.trial_id], epoch, metrics)
-        self.board.epoch(trial.trial_id, epoch, result.get("val/accuracy"))
+        self.board.epoch(trial.trial_id, epoch, result.get("val/accuracy"), at_work(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run of a trial that ran to its end or was stopped early by the scheduler."""
@@ -85,3 +85,14 @@ class Recorder(Callback):  # type: ignore[misc]
         else:
             self.tracker.finish_trial(run_id, status=status, outcome=outcome, metrics=facts, error=error)
         self.board.end(trial.trial_id, outcome)
+
+
+def at_work(result: Mapping[str, Any]) -> str:
+    """How a trial's cohort is doing, as its last report says."""
+    if "cohort_images_per_s" not in result:
+        return ""
+    saved = f", {result['saved_s']:.0f} s saved so far" if "saved_s" in result else ""
+    return (
+        f"cohort: {result['cohort_members']} members, {result['cohort_images_per_s']:,.0f} images/s in all, "
+        f"{result['shared_share']:.0%} of their work shared{saved}"
+    )

@@ -55,7 +55,7 @@ class Roster:
     clock: Callable[[], float] = monotonic
     _seats: dict[str, _Seat] = field(default_factory=dict)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    _closed: bool = False
+    closed: bool = False
     _last_change: float = 0.0
     _first_ask: float = 0.0
 
@@ -85,7 +85,7 @@ class Roster:
     async def next_round(self) -> Round | None:
         """Wait until a round can begin; None once the cohort is over."""
         async with self._changed:
-            while not self._closed:
+            while not self.closed:
                 if (wait_s := self._wait_s()) <= 0:
                     asking = frozenset(name for name, seat in self._seats.items() if seat.asking)
                     return Round(members=tuple(seat.joining for seat in self._seats.values()), training=asking)
@@ -104,6 +104,8 @@ class Roster:
                 asking.set_result(report)
             if ERROR in report or report["epoch"] == seat.joining.trial["train"]["epochs"]:
                 await self.leave(name)
+        # Who asked during the round waits for those that were in it.
+        self._first_ask = self.clock()
 
     async def leave(self, seat: str) -> None:
         """Give a seat up, if there is one."""
@@ -113,7 +115,7 @@ class Roster:
 
     async def close(self, error: str | None = None) -> None:
         """End the cohort after the round it is in; with an error, those that still ask are told."""
-        self._closed = True
+        self.closed = True
         for seat in self._seats.values():
             if seat.asking is not None and not seat.asking.done():
                 seat.asking.set_exception(RuntimeError(error or "the cohort has ended"))

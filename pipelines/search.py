@@ -4,15 +4,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from math import gcd
 from typing import Any
 
 from cluster.profile import Profile
 from pipelines import provenance
 from pipelines.board import Board
 from pipelines.champions import finalists, promote
+from pipelines.layouts import layout_of
 from pipelines.leaderboard import Row, rows
-from pipelines.plan import Prepared, num_trials, probing_trials
+from pipelines.plan import Prepared, num_trials, planned_trials
 from pipelines.promotion import Decision
 from pipelines.schedulers import make_scheduler
 from pipelines.session import ray_session
@@ -65,7 +65,7 @@ def run_search(
         from pipelines.service import cohort_service
         from pipelines.worker_group import WorkerGroup
 
-        layout = profile.layout(resources.cpus, resources.gpus, batch_size=_common_batch_size(ready), isolated=isolated)
+        layout = layout_of(ready, profile, resources.cpus, resources.gpus, isolated=isolated)
         tags = _tags(ready)
         parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
         storage = profile.storage or str(workspace.search(search_id))
@@ -138,11 +138,6 @@ def _share(ready: Prepared, profile: Profile, workspace: Workspace, storage: str
     )
 
 
-def _common_batch_size(ready: Prepared) -> int:
-    """What divides every batch size of the space."""
-    return gcd(*(trial.train.batch_size for trial in probing_trials(ready)))
-
-
 def _tune(
     ready: Prepared,
     max_concurrent: int,
@@ -162,6 +157,8 @@ def _tune(
 
     space, storage = ready.space, shared.members.rpartition("/")[0]
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
+    if first := next((trial for trial in planned_trials(ready) if trial.trial_id not in done), None):
+        service.warm.remote(first.as_dict())
     with Board(title=f"search {search_id}", num_trials=num_trials(space)) as board:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(Trial, service=service), {"memory": TRIAL_MEMORY}),

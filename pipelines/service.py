@@ -48,23 +48,33 @@ class CohortService:
         self._cohorts: dict[str, _Cohort] = {}
         self._numbers = count()
 
-    async def next_epoch(self, seat: str, member_id: str, trial: Mapping[str, Any], start: str | None) -> Report:
-        """One epoch more of a trial; the first call gives it a seat, and it goes on from its last saved epoch.
+    async def next_epoch(
+        self, seat: str, member_id: str, trial: Mapping[str, Any], epoch: int, start: str | None
+    ) -> Report:
+        """One epoch more of a trial that knows of its first `epoch` ones.
 
-        `start` is another member's saved epoch to begin with.
+        The first call gives it a seat. It goes on from its last saved epoch, whose report it gets first if it has not
+        seen it, or from `start`: another member's saved epoch.
         """
         cohort = self._seated(seat)
         if cohort is None:
             latest = None if start else self._store.latest(member_id)
-            if latest is not None and latest["epoch"] == trial["train"]["epochs"]:
+            if latest is not None and latest["epoch"] > epoch:
                 return latest
             start = latest[PATH] if latest else start
             cohort = self._cohort_for(trial, member_id)
         joining = Joining(seat=seat, member_id=member_id, trial=trial, path=start)
         asked = asyncio.ensure_future(cohort.roster.next_epoch(joining))
+        await asyncio.sleep(0)  # it takes its seat
         self._start_what_fits()
         await self._make_room()
         return await asked
+
+    async def warm(self, trial: Mapping[str, Any]) -> None:
+        """Start the group that a trial will want, while Tune is still starting the trial's process."""
+        if not self._cohorts:
+            self._cohort_for(trial, TrialConfig.from_dict(trial).trial_id)
+            self._start_what_fits()
 
     async def leave(self, seat: str) -> None:
         """A trial is over, or begins anew."""
@@ -93,7 +103,7 @@ class CohortService:
 
     async def close(self) -> None:
         """End all cohorts, and wait until their resources are free."""
-        for cohort in self._cohorts.values():
+        for cohort in list(self._cohorts.values()):
             await cohort.roster.close()
         while any(cohort.started for cohort in self._cohorts.values()):
             await asyncio.sleep(0.05)
@@ -105,7 +115,7 @@ class CohortService:
         """The first cohort of the trial's key that has a seat free, or a new one."""
         key = TrialConfig.from_dict(trial).cohort_key + (f"-{member_id}" if self._isolated else "")
         for cohort in self._cohorts.values():
-            if cohort.key == key and len(cohort.roster) < self._max_members:
+            if cohort.key == key and not cohort.roster.closed and len(cohort.roster) < self._max_members:
                 return cohort
         name = f"{self._name}-{next(self._numbers)}"
         self._cohorts[name] = _Cohort(name, key, trial)
@@ -114,6 +124,9 @@ class CohortService:
     async def _make_room(self) -> None:
         """End cohorts without members if others wait."""
         waiting = [cohort for cohort in self._cohorts.values() if not cohort.started]
+        for cohort in [each for each in waiting if len(each.roster) == 0]:
+            waiting.remove(cohort)
+            del self._cohorts[cohort.name]
         idle = [cohort for cohort in self._cohorts.values() if cohort.started and len(cohort.roster) == 0]
         for cohort, _ in zip(idle, waiting, strict=False):
             await cohort.roster.close()

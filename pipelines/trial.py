@@ -22,6 +22,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     _path: str | None
     _start: str | None
+    _epoch: int
 
     def setup(self, config: dict[str, Any], service: Any) -> None:
         """Remember what to ask for; the first step takes the seat."""
@@ -30,13 +31,13 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Wait for an epoch's metrics."""
-        values = (self._seat, self._config["id"], self._config["trial"], self._start)
+        values = (self._seat, self._config["id"], self._config["trial"], self._epoch, self._start)
         report: dict[str, Any] = ray.get(self._service.next_epoch.remote(*values))
         self._start = None
         if ERROR in report:
             raise MemberFailed(report[ERROR])
-        self._path = report[PATH]
-        return {**report, "done": report["epoch"] == self._config["trial"]["train"]["epochs"]}
+        self._path, self._epoch = report[PATH], report["epoch"]
+        return {**report, "done": self._epoch == self._config["trial"]["train"]["epochs"]}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial, or this one with other settings, without a new process."""
@@ -59,3 +60,4 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._config, self._seat = config, str(self.trial_id)
         self._path = self._start = None
+        self._epoch = 0
