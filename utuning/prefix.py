@@ -75,6 +75,7 @@ class Prefix:
             if self._bytes(new) <= budget_bytes:
                 budget_bytes -= self._bytes(new)
                 chosen |= new
+        chosen = {depth for depth in chosen if self._has_room(depth)}
         if not chosen:
             return None
         return Useful(self, sorted(chosen), images=any(min(needed) < min(chosen) for needed in reads))
@@ -95,6 +96,10 @@ class Prefix:
         for depth, state in states.items():
             if (entry := self._entry(depth, view)) is not None:
                 entry.write(rows_R, state)
+
+    def _has_room(self, depth: int) -> bool:
+        """Whether all views of a state can be kept: others may use the cache's bytes."""
+        return all(self._entry(depth, view) is not None for view in range(self._num_views))
 
     def _bytes(self, depths: Iterable[int]) -> int:
         """Bytes of these states of the whole split, in all views."""
