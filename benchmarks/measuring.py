@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from pipelines import provenance
 from pipelines.plan import Prepared
+from utuning import costs
 from utuning.backbone import Backbone
 from utuning.cohort import Cohort
 from utuning.configs import TrialConfig
@@ -48,25 +46,14 @@ def train_together(ready: Prepared, trials: Sequence[TrialConfig]) -> list[Membe
     return members
 
 
-def accuracy(ready: Prepared, member: Member, split: str) -> float:
-    """Top-1 accuracy of one member on a split."""
-    return Cohort(ready.backbone, [member]).evaluate(loader(ready, split).epoch(0))[0].accuracy
+def accuracies(ready: Prepared, members: Sequence[Member], split: str) -> list[float]:
+    """Top-1 accuracy of each member on a split, scored as one cohort."""
+    return [score.accuracy for score in Cohort(ready.backbone, members).evaluate(loader(ready, split).epoch(0))]
 
 
 def saved_bytes(backbone: Backbone, member: Member, batch: Batch) -> int:
-    """Bytes that one step keeps for its backward pass, each storage once, weights not counted."""
-    weights = {p.untyped_storage().data_ptr() for p in (*backbone.trunk.model.parameters(), *member.parameters())}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        Cohort(backbone, [member]).step(batch)
-    return sum(kept.values())
+    """Bytes that one solo step keeps for its backward pass, weights not counted."""
+    return costs.saved_bytes(Cohort(backbone, [member]), batch)
 
 
 def write_result(path: Path, command: str, **values: Any) -> None:

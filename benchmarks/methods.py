@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from entries import DEMO, GROCERY, LINEAR, Entry
-from measuring import accuracy, loader, saved_bytes, train_together, write_result
+from measuring import accuracies, loader, saved_bytes, train_together, write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search
@@ -87,33 +87,32 @@ def trial_of(ready: Prepared, entry: Entry, lr: float, seed: int) -> TrialConfig
 
 def measure(ready: Prepared, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """For each entry choose the rate with seed 0 on val, train the other seeds, read test once for each seed."""
-    chosen = [[found] for found in _best_rates(ready, entries)]
+    rates, first = _best_rates(ready, entries)
+    by_seed = [first]
     for seed in SEEDS[1:]:
-        trials = [trial_of(ready, entry, found[0][0], seed) for entry, found in zip(entries, chosen, strict=True)]
-        for found, member in zip(chosen, train_together(ready, trials), strict=True):
-            found.append((found[0][0], member))
+        trials = [trial_of(ready, entry, lr, seed) for entry, lr in zip(entries, rates, strict=True)]
+        by_seed.append(train_together(ready, trials))
+    vals, tests = ([accuracies(ready, members, split) for members in by_seed] for split in ("val", "test"))
     return [
-        _row(ready, entry, found[0][0], [member for _, member in found])
-        for entry, found in zip(entries, chosen, strict=True)
+        _row(ready, entry, lr, member, [scores[at] for scores in vals], [scores[at] for scores in tests])
+        for at, (entry, lr, member) in enumerate(zip(entries, rates, first, strict=True))
     ]
 
 
-def _best_rates(ready: Prepared, entries: Sequence[Entry]) -> list[tuple[float, Member]]:
+def _best_rates(ready: Prepared, entries: Sequence[Entry]) -> tuple[list[float], list[Member]]:
+    """The rate of each entry that does best on val with seed 0, and the member that was trained with it."""
     tried = [(entry, lr) for entry in entries for lr in entry.rates]
     members = train_together(ready, [trial_of(ready, entry, lr, SEEDS[0]) for entry, lr in tried])
-    scored = [
-        (entry, accuracy(ready, member, "val"), lr, member) for (entry, lr), member in zip(tried, members, strict=True)
-    ]
-    best: list[tuple[float, Member]] = []
-    for entry in entries:
-        _, _, lr, member = max((each for each in scored if each[0] is entry), key=lambda each: each[1])
-        best.append((lr, member))
-    return best
+    vals = accuracies(ready, members, "val")
+    places = [[at for at, (entry, _) in enumerate(tried) if entry is each] for each in entries]
+    best = [max(own, key=vals.__getitem__) for own in places]
+    return [tried[at][1] for at in best], [members[at] for at in best]
 
 
-def _row(ready: Prepared, entry: Entry, lr: float, members: Sequence[Member]) -> dict[str, Any]:
-    tests = [accuracy(ready, member, "test") for member in members]
-    parameters = members[0].num_parameters()
+def _row(
+    ready: Prepared, entry: Entry, lr: float, member: Member, vals: Sequence[float], tests: Sequence[float]
+) -> dict[str, Any]:
+    parameters = member.num_parameters()
     return {
         "title": entry.title,
         "configuration": trial_of(ready, entry, lr, SEEDS[0]).label,
@@ -123,7 +122,7 @@ def _row(ready: Prepared, entry: Entry, lr: float, members: Sequence[Member]) ->
         "lr_at_edge_of_grid": lr in (min(entry.rates), max(entry.rates)),
         "trainable_params": sum(parameters.values()),
         "tuner_params": parameters["tuners"] + parameters["backbone"],
-        "val": [accuracy(ready, member, "val") for member in members],
+        "val": vals,
         "test": tests,
         "test_mean": fmean(tests),
         "test_ci": half_width(tests),

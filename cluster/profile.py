@@ -10,6 +10,8 @@ import yaml
 from utuning.errors import ClusterError, nearest
 
 HERE = Path(__file__).parent
+MAY_BE_AUTO = ("num_workers", "gpus_per_worker")
+MAY_BE_NULL = ("max_cohorts",)
 LOWEST = {
     "num_workers": 1,
     "cpus_per_worker": 1,
@@ -123,6 +125,7 @@ def _read(path: Path) -> Profile:
 def _checked(profile: Profile, path: Path) -> Profile:
     for key, low in LOWEST.items():
         value: Any = getattr(profile, key)
-        if value not in (None, AUTO) and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+        free = {AUTO} if key in MAY_BE_AUTO else {None} if key in MAY_BE_NULL else set()
+        if value not in free and (not isinstance(value, int) or isinstance(value, bool) or value < low):
             raise ClusterError(f"cluster profile {path}: {key} is {value!r}; give a whole number of at least {low}")
     return profile

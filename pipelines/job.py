@@ -89,7 +89,11 @@ class CohortJob:
     def _seat(self, round_: Round) -> dict[str, Report]:
         """Let members go that are in the round no more, and build new ones; reports those that cannot be built."""
         wanted = {joining.seat: joining for joining in round_.members}
-        self.seated = {seat: seated for seat, seated in self.seated.items() if seat in wanted}
+        self.seated = {
+            seat: seated
+            for seat, seated in self.seated.items()
+            if seat in wanted and wanted[seat].number == seated.joining.number
+        }
         failed: dict[str, Report] = {}
         for seat in wanted.keys() - self.seated.keys():
             try:

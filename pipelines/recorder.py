@@ -46,7 +46,9 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run; one that goes on, be it with other settings, has its run already."""
         config = TrialConfig.from_dict(trial.config["trial"])
-        if trial.trial_id not in self.run_ids:
+        if trial.trial_id in self.run_ids:
+            self.tracker.note(self.run_ids[trial.trial_id], "goes_on_as", config.name)
+        else:
             self.run_ids[trial.trial_id] = self.tracker.start_trial(self.parent_run_id, config, self.tags)
         self.board.start(trial.trial_id, config.name, config.train.epochs)
 

@@ -5,8 +5,9 @@ its scheduler has paused sits out, and keeps its place. This module imports no r
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from time import monotonic
 from typing import Any
 
@@ -19,12 +20,16 @@ ERROR = "error"
 
 @dataclass(frozen=True, kw_only=True)
 class Joining:
-    """A member as it is given to the workers: its trial's values, and the saved epoch that it goes on from, if any."""
+    """A member as it is given to the workers: its trial's values, and the saved epoch that it goes on from, if any.
+
+    `number` tells members apart that have had the same seat one after another.
+    """
 
     seat: str
     member_id: str
     trial: Mapping[str, Any]
     path: str | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class Roster:
     settle_s: float = 0.4
     clock: Callable[[], float] = monotonic
     _seats: dict[str, _Seat] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     closed: bool = False
     _last_change: float = 0.0
@@ -72,7 +78,7 @@ class Roster:
             RuntimeError: the cohort's workers have failed.
         """
         if joining.seat not in self._seats:
-            self._seats[joining.seat] = _Seat(joining)
+            self._seats[joining.seat] = _Seat(replace(joining, number=next(self._numbers)))
             self._last_change = self.clock()
         seat = self._seats[joining.seat]
         if not any(each.asking for each in self._seats.values()):
@@ -109,7 +115,10 @@ class Roster:
 
     async def leave(self, seat: str) -> None:
         """Give a seat up, if there is one."""
-        if self._seats.pop(seat, None) is not None:
+        left = self._seats.pop(seat, None)
+        if left is not None:
+            if left.asking is not None and not left.asking.done():
+                left.asking.set_result({ERROR: "it left its cohort"})
             self._last_change = self.clock()
             await self._notify()
 

@@ -1,9 +1,11 @@
 """Tune's schedulers, as a space's budget names them."""
 
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
-from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.space import Facts, SearchSpace
+from utuning.configs import TrialConfig
 
 # An absolute epoch: Tune's own iteration counter starts anew when a trial goes on after it was cut off.
 TIME = "epoch"
@@ -21,11 +23,11 @@ def make_scheduler(space: SearchSpace) -> Any:
 def _asha(space: SearchSpace) -> Any:
     from ray.tune.schedulers import ASHAScheduler
 
-    budget = space.budget
+    budget, most = space.budget, max(trial.train.epochs for trial in _trials(space))
     return ASHAScheduler(
         time_attr=TIME,
-        max_t=_most_epochs(space),
-        grace_period=budget.grace_epochs,
+        max_t=most,
+        grace_period=min(budget.grace_epochs, most),
         reduction_factor=budget.reduction_factor,
     )
 
@@ -37,40 +39,28 @@ def _median(space: SearchSpace) -> Any:
 
 
 def _pbt(space: SearchSpace) -> Any:
+    from ray import tune
     from ray.tune.schedulers import PopulationBasedTraining
 
-    low, high = _learning_rates(space)
+    rates = [trial.train.lr for trial in _trials(space)]
+    low, high = min(rates), max(rates)
     return PopulationBasedTraining(
         time_attr=TIME,
         perturbation_interval=space.budget.grace_epochs,
-        hyperparam_mutations={"trial": {"train": {"lr": _between(low, high)}}},
-        quantile_fraction=0.25,
+        hyperparam_mutations={"trial": {"train": {"lr": tune.uniform(low, high)}}},
+        custom_explore_fn=partial(_explored, low, high),
     )
 
 
-def _learning_rates(space: SearchSpace) -> tuple[float, float]:
-    """The smallest and largest learning rate that the space can draw."""
-    domains: list[Domain] = [domain for path, domain in space.domains.items() if path.endswith("train.lr")]
-    ends = [end for domain in domains for end in _ends(domain)]
-    ends += [trial.train.lr for trial in space.probing_trials(_NO_FACTS)]
-    return min(ends), max(ends)
+def _explored(low: float, high: float, config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a better trial with another rate, within the space's, is a member of its own."""
+    train = config["trial"]["train"]
+    train["lr"] = min(high, max(low, train["lr"]))
+    config["id"] = f"{config['id'].partition('-')[0]}-{uuid4().hex[:8]}"
+    return config
 
 
-def _ends(domain: Domain) -> list[float]:
-    if isinstance(domain, Interval):
-        return [float(domain.low), float(domain.high)]
-    return [float(value) for value in domain.values] if isinstance(domain, Choice) else []
-
-
-def _between(low: float, high: float) -> Any:
-    from ray import tune
-
-    return tune.loguniform(low, high) if low < high else tune.choice([low])
-
-
-def _most_epochs(space: SearchSpace) -> int:
-    trials = [*space.baseline_trials(_NO_FACTS), *space.probing_trials(_NO_FACTS)]
-    return max(trial.train.epochs for trial in trials)
-
-
-_NO_FACTS = Facts(data_fingerprint="", num_classes=1, backbone_fingerprint="")
+def _trials(space: SearchSpace) -> list[TrialConfig]:
+    """Trials that between them take every listed value and every end of an interval."""
+    facts = Facts(data_fingerprint="", num_classes=1, backbone_fingerprint="")
+    return [*space.baseline_trials(facts), *space.probing_trials(facts)]

@@ -133,6 +133,8 @@ class CohortService:
 
     def _start_what_fits(self) -> None:
         running = sum(cohort.started for cohort in self._cohorts.values())
+        if running == 0:
+            self._group.free_what_was_left()
         waiting = [cohort for cohort in self._cohorts.values() if not cohort.started]
         for cohort in waiting[: max(0, self._slots - running)]:
             cohort.started = True

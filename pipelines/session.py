@@ -79,7 +79,7 @@ def _token(profile: Profile) -> dict[str, str]:
 def _arguments(profile: Profile) -> dict[str, Any]:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": False}
     if profile.address is None:
-        # Trials end at their gate, so nothing needs the dashboard's processes; MLflow shows the runs.
+        # Trials end by themselves, so nothing needs the dashboard's processes; MLflow shows the runs.
         return {**common, "address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     root = Path(__file__).parent.parent
     modules = [str(root / name) for name in PACKAGES]

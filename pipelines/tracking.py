@@ -149,6 +149,11 @@ class Tracker:
             # Last: a trial without an outcome is run again, so a driver killed in between loses none.
             self.client.set_tag(run_id, "outcome", outcome)
 
+    def note(self, run_id: str, key: str, text: str) -> None:
+        """Write a tag of a run."""
+        with in_words(f"note {key}"):
+            self.client.set_tag(run_id, key, text)
+
     def log_test(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Log what was measured on the test split, once.
 

@@ -30,6 +30,19 @@ class WorkerGroup:
         """
         self._trainer(name, {"template": template, "cohort": name, "service": service, "shared": self.shared}).fit()
 
+    def free_what_was_left(self) -> None:
+        """While no group runs: give back what a killed one still holds. On a cluster Ray Train's own cleaner does it."""
+        if not self.local:
+            return
+        from ray import PlacementGroupID
+        from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+        for key, group in placement_group_table().items():
+            # Trials' own groups take memory alone.
+            holds = any("CPU" in bundle for bundle in group["bundles"].values())
+            if holds and group["state"] != "REMOVED":
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
+
     def _trainer(self, name: str, config: dict[str, Any]) -> Any:
         import ray.train
 

@@ -3,10 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from cluster.profile import Profile, load_profile
+from cluster.profile import HERE, Layout, Profile, load_profile
 from utuning.errors import ClusterError, ConfigError
 from utuning.tuners import ROWS, TUNERS, settings_of, table
 
@@ -47,7 +52,7 @@ def test_every_tuner_row_builds_and_rows_are_unique() -> None:
         table((*ROWS, ROWS[0]))
 
 
-def test_profiles_are_found_and_checked(tmp_path: object) -> None:
+def test_profiles_are_found_and_checked() -> None:
     assert load_profile("local") == Profile(name="local")
     assert load_profile("127.0.0.1:6379", num_workers=2) == Profile(
         name="127.0.0.1:6379", address="127.0.0.1:6379", num_workers=2
@@ -57,32 +62,100 @@ def test_profiles_are_found_and_checked(tmp_path: object) -> None:
             load_profile(name)
 
 
+def test_the_local_profile_explains_every_field() -> None:
+    lines = (HERE / "local.yaml").read_text().splitlines()
+    assert [line.partition(":")[0] for line in lines if not line.startswith("#")] == [f.name for f in fields(Profile)]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("num_worker: 2", "did you mean 'num_workers'"), ("num_workers: none", "at least 1"), ("[]", "is no mapping")],
+    [
+        ("num_worker: 2", "did you mean 'num_workers'"),
+        ("max_cohort: 2", "did you mean 'max_cohorts'"),
+        ("num_workers: none", "num_workers is 'none'; give a whole number of at least 1"),
+        ("num_workers: 0", "num_workers is 0; give a whole number of at least 1"),
+        ("cpus_per_worker: 0.5", "cpus_per_worker is 0.5; give a whole number of at least 1"),
+        ("gpus_per_worker: -1", "gpus_per_worker is -1; give a whole number of at least 0"),
+        ("max_members: true", "max_members is True; give a whole number of at least 1"),
+        ("cache_gb: all", "cache_gb is 'all'; give a whole number of at least 0"),
+        ("[]", "is no mapping"),
+    ],
 )
-def test_bad_profiles_are_named(tmp_path: object, text: str, says: str) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "mine.yaml"
+def test_bad_profiles_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ClusterError, match=says):
+    with pytest.raises(ClusterError, match=f"mine.yaml.*{says}"):
         load_profile(str(path))
 
 
+def laid_out(cpus: float, gpus: float, batch_size: int, *, cohorts: int = 1, **values: Any) -> Layout:
+    return Profile(name="p", **values).layout(cpus, gpus, batch_size=batch_size, num_cohorts=cohorts)
+
+
+@given(
+    cpus=st.integers(1, 64), gpus=st.integers(0, 16), batch_size=st.integers(1, 256),
+    cpus_per_worker=st.integers(1, 4), cohorts=st.integers(0, 99),
+)  # fmt: skip
+def test_workers_share_a_batch_evenly_and_fit(
+    cpus: int, gpus: int, batch_size: int, cpus_per_worker: int, cohorts: int
+) -> None:
+    assume(cpus_per_worker <= cpus)
+    layout = laid_out(cpus, gpus, batch_size, cohorts=cohorts, cpus_per_worker=cpus_per_worker)
+    assert batch_size % layout.num_workers == 0
+    assert layout.num_cohorts * layout.num_workers * cpus_per_worker <= cpus
+    assert layout.num_cohorts * layout.num_workers * layout.gpus_per_worker <= gpus
+
+
 @pytest.mark.parametrize(
-    ("profile", "cpus", "gpus", "fits"),
+    ("cpus", "batch_size", "num_cohorts", "num_workers"),
+    [(8, 64, 1, 8), (8, 6, 1, 6), (4, 10, 2, 2), (6, 7, 6, 1), (32, 64, 4, 8), (1, 64, 1, 1)],
+)
+def test_a_cohort_has_as_many_workers_as_divide_a_batch_up_to_eight(
+    cpus: int, batch_size: int, num_cohorts: int, num_workers: int
+) -> None:
+    layout = laid_out(cpus, 0, batch_size)
+    assert (layout.num_cohorts, layout.num_workers) == (num_cohorts, num_workers)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "num_cohorts", "num_workers"), [(0, 1, 8), (2, 2, 4), (3, 4, 2), (5, 8, 1), (8, 8, 1), (1000, 8, 1)]
+)
+def test_cohorts_share_the_machine_evenly(wanted: int, num_cohorts: int, num_workers: int) -> None:
+    layout = laid_out(8, 0, 64, cohorts=wanted)
+    assert (layout.num_cohorts, layout.num_workers) == (num_cohorts, num_workers)
+
+
+def test_given_numbers_are_kept() -> None:
+    layout = laid_out(8, 2, 64, cohorts=1000, num_workers=2, cpus_per_worker=2, gpus_per_worker=0)
+    assert layout == Layout(num_cohorts=2, num_workers=2, cpus_per_worker=2, gpus_per_worker=0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "values", "num_cohorts", "num_workers", "gpus_per_worker"),
     [
-        (Profile(name="p"), 8, 0, 8),
-        (Profile(name="p", num_workers=2, cpus_per_worker=2), 8, 0, 2),
-        (Profile(name="p"), 8, 2, 2),
-        (Profile(name="p", max_concurrent_trials=1), 8, 0, 1),
+        (2, {}, 1, 2, 1),
+        (3, {"num_workers": 1}, 3, 1, 1),
+        (4, {"gpus_per_worker": 2}, 1, 2, 2),
+        (2, {"gpus_per_worker": 0}, 1, 8, 0),
     ],
 )
-def test_as_many_trials_as_fit(profile: Profile, cpus: float, gpus: float, fits: int) -> None:
-    assert profile.concurrent_trials(cpus, gpus) == fits
+def test_where_there_are_gpus_each_worker_has_one_or_as_many_as_given(
+    gpus: int, values: dict[str, Any], num_cohorts: int, num_workers: int, gpus_per_worker: int
+) -> None:
+    layout = laid_out(8, gpus, 64, **values)
+    assert (layout.num_cohorts, layout.num_workers) == (num_cohorts, num_workers)
+    assert layout.gpus_per_worker == gpus_per_worker
 
 
-def test_a_group_that_never_fits_is_refused() -> None:
-    with pytest.raises(ClusterError, match="lower num_workers"):
-        Profile(name="p", num_workers=4).concurrent_trials(2, 0)
+@pytest.mark.parametrize(("most", "num_cohorts"), [(None, 4), (3, 3), (9, 4)])
+def test_no_more_cohorts_than_allowed(most: int | None, num_cohorts: int) -> None:
+    assert laid_out(8, 0, 64, num_workers=2, max_cohorts=most).num_cohorts == num_cohorts
+
+
+@pytest.mark.parametrize("values", [{"num_workers": 4}, {"cpus_per_worker": 3}, {"gpus_per_worker": 1}])
+@pytest.mark.parametrize("cohorts", [1, 1000])
+def test_a_group_that_never_fits_is_refused(values: dict[str, Any], cohorts: int) -> None:
+    with pytest.raises(
+        ClusterError, match=r"profile 'p' wants .*; the cluster has 2 CPUs and 0 GPUs; lower num_workers"
+    ):
+        laid_out(2, 0, 64, cohorts=cohorts, **values)

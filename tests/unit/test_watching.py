@@ -1,13 +1,11 @@
-"""What a person sees, and the gate between a supervisor and its workers."""
+"""What a person sees: the board of a search, and what the doctor says."""
 
-import asyncio
 import io
 
 from rich.console import Console
 
 from pipelines.board import Board
 from pipelines.doctor import mismatch
-from pipelines.gate import Gate
 
 
 def board(*, terminal: bool) -> tuple[Board, io.StringIO]:
@@ -43,30 +41,3 @@ def test_doctor_says_a_torchvision_mismatch_in_words() -> None:
     assert "different builds" in said
     assert "pip install" in said
     assert "nms" not in mismatch("2.14.1", "0.29.1", "no module named x")
-
-
-def test_workers_wait_for_leave_and_end_when_told() -> None:
-    async def scene() -> list[bool]:
-        gate = Gate()
-        assert await gate.may_train(1)
-        second = asyncio.create_task(gate.may_train(2))
-        third = asyncio.create_task(gate.may_train(3))
-        await asyncio.sleep(0)
-        assert not second.done()
-        await gate.allow(2)
-        allowed = await second
-        await gate.stop()
-        return [allowed, await third]
-
-    assert asyncio.run(scene()) == [True, False]
-
-
-def test_reports_come_in_order_and_end() -> None:
-    async def scene() -> list[object]:
-        gate = Gate()
-        await gate.report({"epoch": 1})
-        await gate.report({"epoch": 2})
-        await gate.close()
-        return [await gate.next_report() for _ in range(3)]
-
-    assert asyncio.run(scene()) == [{"epoch": 1}, {"epoch": 2}, None]
