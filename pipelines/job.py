@@ -127,14 +127,19 @@ class CohortJob:
             phases.setdefault(self.seated[seat].epochs_done, []).append(seat)
         reports: dict[str, Report] = {}
         losses: dict[str, float] = {}
+        before_s = self.train_time_s
         for epoch, together in sorted(phases.items()):
             for seat, loss, error in self._train_phase(together, epoch):
                 losses[seat] = loss
                 if error:
                     reports[seat] = {ERROR: error}
         living = [seat for seat in seats if seat not in reports]
+        work = {
+            "cohort_members": len(seats),
+            "cohort_images_per_s": self.loaders["train"].num_examples * len(seats) / (self.train_time_s - before_s),
+        }
         for seat, score in zip(living, self._evaluate(living), strict=True):
-            reports[seat] = self._report(seat, losses[seat], score, len(seats))
+            reports[seat] = {**self._report(seat, losses[seat], score), **work}
         return reports
 
     def _train_phase(self, seats: Sequence[str], epoch: int) -> list[tuple[str, float, str | None]]:
@@ -172,7 +177,7 @@ class CohortJob:
             num_groups=self.num_groups,
         )
 
-    def _report(self, seat: str, loss: float, score: Score, num_members: int) -> Report:
+    def _report(self, seat: str, loss: float, score: Score) -> Report:
         """An epoch's metrics; worker 0 saves the member's state and bundle beside them."""
         seated, parameters = self.seated[seat], self.seated[seat].member.num_parameters()
         metrics = {
@@ -184,7 +189,6 @@ class CohortJob:
             "train_time_s": seated.train_time_s,
             "images_per_s": self.loaders["train"].num_examples * seated.epochs_done / seated.train_time_s,
             "input_wait_share": self.loaders["train"].input_wait_s / self.train_time_s,
-            "cohort_members": num_members,
             "peak_memory_bytes": peak_memory_bytes(),
             "trainable_params": sum(parameters.values()),
             "tuner_params": parameters["tuners"],

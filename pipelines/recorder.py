@@ -93,8 +93,4 @@ def at_work(result: Mapping[str, Any]) -> str:
     """How a trial's cohort is doing, as its last report says."""
     if "cohort_images_per_s" not in result:
         return ""
-    saved = f", {result['saved_s']:.0f} s saved so far" if "saved_s" in result else ""
-    return (
-        f"cohort: {result['cohort_members']} members, {result['cohort_images_per_s']:,.0f} images/s in all, "
-        f"{result['shared_share']:.0%} of their work shared{saved}"
-    )
+    return f"cohort: {result['cohort_members']} members, {result['cohort_images_per_s']:,.0f} images/s in all"
