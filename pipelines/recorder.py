@@ -9,6 +9,7 @@ from ray.tune import Callback
 
 from pipelines.board import Board
 from pipelines.progress import PATH, ProgressStore
+from pipelines.roster import ERROR
 from pipelines.shared import BUNDLE
 from pipelines.tracking import Outcome, Status, Tracker
 from utuning.configs import TrialConfig
@@ -56,19 +57,24 @@ class Recorder(Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Log an epoch."""
+        if ERROR in result:
+            return
         epoch = int(result["epoch"])
         metrics = {key: result[key] for key in REPORTED if key in result}
         self.tracker.log_epoch(self.run_ids[trial.trial_id], epoch, metrics)
         self.board.epoch(trial.trial_id, epoch, result.get("val/accuracy"), at_work(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the run of a trial that ran to its end or was stopped early by the scheduler."""
+        """Close the run of a trial that ran to its end, failed by itself, or was stopped early by the scheduler."""
         result = trial.last_result or {}
+        if ERROR in result:
+            self._finish(trial, "failed", result, result[ERROR])
+            return
         whole = result.get("epoch") == trial.config["trial"]["train"]["epochs"]
         self._finish(trial, "completed" if whole else "stopped", result, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the run of a trial that failed."""
+        """Close the run of a trial whose process failed more often than it may."""
         error = Path(trial.error_file).read_text() if trial.error_file else "unknown"
         self._finish(trial, "failed", trial.last_result or {}, error)
 

@@ -24,7 +24,7 @@ from utuning.data.shards import read_split
 
 # A trial's process takes memory, not a CPU: all CPUs are for the cohorts' workers.
 TRIAL_MEMORY = 100_000_000
-# A lost process or worker group; a member that failed by itself fails again at once.
+# A process or a worker group that is lost is started again; a member that failed by itself is not.
 MAX_TRIAL_FAILURES = 2
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from pipelines.roster import ERROR
 from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.space import Facts, SearchSpace
 from utuning.configs import TrialConfig
@@ -48,7 +49,8 @@ class SpaceSearcher(Searcher):  # type: ignore[misc]
         """Learn a trial's final metric."""
         trial = self._by_tune_id.pop(trial_id)
         if self._adaptive is not None:
-            self._adaptive.learn(trial, None if error or result is None else result.get(self.metric))
+            known = {} if error or result is None or ERROR in result else result
+            self._adaptive.learn(trial, known.get(self.metric))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: a search that goes on replays what its tracked runs say."""

@@ -1,6 +1,7 @@
 """A Tune trial: it asks the cohort service for one epoch a step. No torch in it, so its process is small."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ from pipelines.progress import PATH
 from pipelines.roster import ERROR
 
 SAVED = "member.json"
-
-
-class MemberFailed(Exception):
-    """A member failed alone: its loss is no number, or it raised."""
+WORST = {"val/accuracy": 0.0, "val/loss": math.inf}
+"""What schedulers are told of a member that has failed."""
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
@@ -35,7 +34,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         report: dict[str, Any] = ray.get(self._service.next_epoch.remote(*values))
         self._start = None
         if ERROR in report:
-            raise MemberFailed(report[ERROR])
+            # It failed by itself and would again: an exception would make Tune try it anew.
+            return {**report, **WORST, "epoch": self._epoch, "done": True}
         self._path, self._epoch = report[PATH], report["epoch"]
         return {**report, "done": self._epoch == self._config["trial"]["train"]["epochs"]}
 

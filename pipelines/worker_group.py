@@ -31,7 +31,7 @@ class WorkerGroup:
         self._trainer(name, {"template": template, "cohort": name, "service": service, "shared": self.shared}).fit()
 
     def free_what_was_left(self) -> None:
-        """While no group runs: give back what a killed one still holds. On a cluster Ray Train's own cleaner does it."""
+        """While no group runs, give back what a killed one holds; on a cluster Ray Train's own cleaner does it."""
         if not self.local:
             return
         from ray import PlacementGroupID

@@ -84,6 +84,8 @@ def check_space(raw: Any, title: str) -> SearchSpace:
         simple[key] = problems.value(annotation, value, key)
     if simple.get("seeds") == ():
         problems.add("seeds: empty; list one seed or more")
+    if isinstance(views := simple.get("views"), int) and views < 1:
+        problems.add(f"views: given {views}; online, or so many random crops of each image, at least 1")
     problems.check(title)
     return SearchSpace(**{"hypothesis": "", **simple, **parts})
 

@@ -76,7 +76,7 @@ def test_a_killed_search_goes_on_where_it_was(
     assert "no unfinished search" in again.stderr
 
 
-@pytest.mark.parametrize("process", ["RayTrainWorker", "CohortService", "ray::Trial"])
+@pytest.mark.parametrize("process", ["RayTrainWorker", "CohortService", "ResourceTrainable"])
 def test_a_killed_process_costs_no_more_than_an_epoch(
     process: str, images: Path, tmp_path: Path, undisturbed: dict[str, dict[str, float]]
 ) -> None:
