@@ -202,6 +202,7 @@ def test_overrides_change_values_and_fix_domains() -> None:
         ({"train": {"lr": {"loguniform": [0, 1]}, "epochs": 1}}, "above 0"),
         ({"train": {"lr": 1e-3, "epochs": {"randint": [1.5, 2]}}}, "two whole numbers"),
         ({"train": 3}, "train: 3 is no mapping"),
+        ({"views": 0}, "views: given 0"),
         ({"tuners": [{"method": "p_adaptor"}]}, "did you mean 'p_adapter'"),
         ({"tuners": [{"ops": ["attn"]}]}, "names no method"),
         ({"tuners": [{"method": "p_adapter", "ops": ["attn"], "width": 3}]}, "tuners.0.width: unknown key"),
