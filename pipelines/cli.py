@@ -39,12 +39,22 @@ HOME = Path("runs")
 
 
 @app.command()
-def plan(space: Space, overrides: Overrides = None, home: Home = HOME) -> None:
-    """Show what a search would do, without doing it."""
-    from pipelines import plan, show
+def plan(
+    space: Space,
+    overrides: Overrides = None,
+    cluster: Cluster = "local",
+    num_workers: Workers = None,
+    home: Home = HOME,
+) -> None:
+    """Show what a search would do and what it would cost, without doing it."""
+    from cluster.profile import load_profile
+    from pipelines import forecast, plan, show
     from search_spaces.loader import load_space
 
-    show.show_plan(plan.prepare_search(load_space(space, overrides or ()), Workspace(home)), _console())
+    profile, console = load_profile(cluster, num_workers), _console()
+    ready = plan.prepare_search(load_space(space, overrides or ()), Workspace(home))
+    show.show_plan(ready, console)
+    show.show_forecast(forecast.forecast(ready, profile, *forecast.stand_in(profile)), console)
 
 
 @app.command()

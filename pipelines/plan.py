@@ -58,8 +58,13 @@ def build_member(ready: Prepared, trial: TrialConfig) -> Member:
 
 def planned_trials(ready: Prepared) -> list[TrialConfig]:
     """The trials known before the search starts: all of a random one, the baselines of an adaptive one."""
-    known = ready.space.baseline_trials(ready.facts)
-    return known if ready.space.budget.searcher == "optuna" else known + ready.space.random_trials(ready.facts)
+    adaptive = ready.space.budget.searcher == "optuna"
+    return ready.space.baseline_trials(ready.facts) if adaptive else expected_trials(ready)
+
+
+def expected_trials(ready: Prepared) -> list[TrialConfig]:
+    """As many trials as a search has; random ones stand for those that an adaptive one will choose."""
+    return ready.space.baseline_trials(ready.facts) + ready.space.random_trials(ready.facts)
 
 
 def num_trials(space: SearchSpace) -> int:

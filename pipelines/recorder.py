@@ -46,7 +46,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run; one that goes on, be it with other settings, has its run already."""
-        config = TrialConfig.from_dict(trial.config["trial"])
+        config = TrialConfig.from_dict(trial.config["case"]["trial"])
         if trial.trial_id in self.run_ids:
             self.tracker.note(self.run_ids[trial.trial_id], "goes_on_as", config.name)
         else:
@@ -70,7 +70,7 @@ class Recorder(Callback):  # type: ignore[misc]
         if ERROR in result:
             self._finish(trial, "failed", result, result[ERROR])
             return
-        whole = result.get("epoch") == trial.config["trial"]["train"]["epochs"]
+        whole = result.get("epoch") == trial.config["case"]["trial"]["train"]["epochs"]
         self._finish(trial, "completed" if whole else "stopped", result, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -47,16 +47,16 @@ def _pbt(space: SearchSpace) -> Any:
     return PopulationBasedTraining(
         time_attr=TIME,
         perturbation_interval=space.budget.grace_epochs,
-        hyperparam_mutations={"trial": {"train": {"lr": tune.uniform(low, high)}}},
+        hyperparam_mutations={"case": {"trial": {"train": {"lr": tune.uniform(low, high)}}}},
         custom_explore_fn=partial(_explored, low, high),
     )
 
 
 def _explored(low: float, high: float, config: dict[str, Any]) -> dict[str, Any]:
     """A copy of a better trial with another rate, within the space's, is a member of its own."""
-    train = config["trial"]["train"]
-    train["lr"] = min(high, max(low, train["lr"]))
-    config["id"] = f"{config['id'].partition('-')[0]}-{uuid4().hex[:8]}"
+    case = config["case"]
+    case["trial"]["train"]["lr"] = min(high, max(low, case["trial"]["train"]["lr"]))
+    case["id"] = f"{case['id'].partition('-')[0]}-{uuid4().hex[:8]}"
     return config
 
 

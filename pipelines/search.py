@@ -159,19 +159,22 @@ def _tune(
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
     if first := next((trial for trial in planned_trials(ready) if trial.trial_id not in done), None):
         service.warm.remote(first.as_dict())
+    searcher = SpaceSearcher(space, ready.facts, done)
+    searched = space.budget.scheduler != "pbt"  # Tune's PBT refuses searchers
     with Board(title=f"search {search_id}", num_trials=num_trials(space)) as board:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(Trial, service=service), {"memory": TRIAL_MEMORY}),
+            param_space={} if searched else {"case": tune.grid_search([each["case"] for each in searcher.all()])},
             tune_config=tune.TuneConfig(
-                num_samples=num_trials(space) - len(done),
-                search_alg=SpaceSearcher(space, ready.facts, done),
+                num_samples=num_trials(space) - len(done) if searched else 1,
+                search_alg=searcher if searched else None,
                 scheduler=make_scheduler(space),
                 metric=space.metric,
                 mode="max" if space.maximise else "min",
                 reuse_actors=True,
                 max_concurrent_trials=max_concurrent,
-                trial_name_creator=lambda trial: trial.config["name"],
-                trial_dirname_creator=lambda trial: trial.config["id"],
+                trial_name_creator=lambda trial: trial.config["case"]["name"],
+                trial_dirname_creator=lambda trial: trial.config["case"]["id"],
             ),
             run_config=tune.RunConfig(
                 name="tune",

@@ -43,7 +43,11 @@ class SpaceSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED
         trial = self._queue.pop(0)
         self._by_tune_id[trial_id] = trial
-        return {"trial": trial.as_dict(), "id": trial.trial_id, "name": trial.name}
+        return tune_config(trial)
+
+    def all(self) -> list[dict[str, Any]]:
+        """Everything that a random search has left, for a scheduler that takes no searcher."""
+        return [tune_config(trial) for trial in self._queue]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn a trial's final metric."""
@@ -70,6 +74,11 @@ class SpaceSearcher(Searcher):  # type: ignore[misc]
 
     def _not_done(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
         return [trial for trial in trials if trial.trial_id not in self._done]
+
+
+def tune_config(trial: TrialConfig) -> dict[str, Any]:
+    """A trial as Tune sees it: one value, `case`. Schedulers may change its values, so its id and name stand beside."""
+    return {"case": {"trial": trial.as_dict(), "id": trial.trial_id, "name": trial.name}}
 
 
 class _Optuna:

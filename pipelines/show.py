@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.forecast import Forecast
 from pipelines.plan import Prepared, build_member, num_trials, planned_trials
 from pipelines.render import table as leaderboard_table
 from pipelines.search import Finished
@@ -28,6 +29,14 @@ def show_plan(ready: Prepared, console: Console) -> None:
     console.print(f"  protocol   {space.protocol}; seeds {', '.join(map(str, space.seeds))}", highlight=False)
     console.print(f"  search     {_search(ready)}", highlight=False)
     console.print(trainable_table(ready, planned_trials(ready)))
+
+
+def show_forecast(forecast: Forecast, console: Console) -> None:
+    """Print what a search will cost."""
+    for name, text in _forecast_lines(forecast).items():
+        console.print(f"  {name:<10} {text}", highlight=False, soft_wrap=True)
+    for note in forecast.notes:
+        console.print(f"  [yellow]note[/yellow]       {note}", highlight=False, soft_wrap=True)
 
 
 def trainable_table(ready: Prepared, trials: Sequence[TrialConfig]) -> Table:
@@ -91,3 +100,43 @@ def _search(ready: Prepared) -> str:
 def _skipped(ready: Prepared) -> list[str]:
     skipped = ready.dataset.skipped
     return [f"{len(skipped)} corrupt images were skipped: {', '.join(skipped[:3])}"] if skipped else []
+
+
+def _forecast_lines(forecast: Forecast) -> dict[str, str]:
+    states = f"cached states {_gb(forecast.cached_bytes)} of {_gb(forecast.cache_bytes)} GB"
+    ratio = forecast.flops_isolated / forecast.flops
+    return {
+        "cohorts": _cohorts(forecast),
+        "shared": _shared(forecast),
+        "FLOPs": f"{forecast.flops:.1e} together, {forecast.flops_isolated:.1e} alone: {ratio:.1f}x less",
+        "memory": f"{_gb(forecast.peak_bytes_per_worker)} GB a worker at most; {states}",
+        "time": f"about {forecast.seconds:.0f} s, {forecast.seconds_isolated:.0f} s with --isolated; training "
+        f"{forecast.images_per_s:,.0f} img/s (calibrated in {forecast.calibration_s:.0f} s on this machine)",
+    }
+
+
+def _cohorts(forecast: Forecast) -> str:
+    """How many cohorts, waves and workers."""
+    layout, members = forecast.layout, forecast.members_per_cohort
+    most = f"{len({wave.group for wave in forecast.waves})} of {_count(members, 'member')} at most"
+    short = f", as memory does not allow {forecast.max_members}" if members < forecast.max_members else ""
+    side = f", {layout.num_cohorts} side by side" if layout.num_cohorts > 1 else ""
+    return f"{most}{short}, {_count(len(forecast.waves), 'wave')}{side}; {_count(layout.num_workers, 'worker')} each"
+
+
+def _shared(forecast: Forecast) -> str:
+    """By how many trials how many blocks are shared, the most blocks first."""
+    names = {forecast.num_blocks: f"all {forecast.num_blocks}", 0: "none"}
+    (most, count), *others = sorted(forecast.shared_blocks.items(), reverse=True)
+    trials = _count(sum(forecast.shared_blocks.values()), "trial")
+    first = "none" if most == 0 else f"{names.get(most, f'the first {most}')} blocks' frozen states"
+    rest = [f"{names.get(blocks, f'the first {blocks}')} by {number}" for blocks, number in others]
+    return ", ".join([f"{first} by {count} of {trials}", *rest])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2g}"

@@ -58,6 +58,6 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         ray.get(self._service.leave.remote(self._seat))
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._config, self._seat = config, str(self.trial_id)
+        self._config, self._seat = config["case"], str(self.trial_id)
         self._path = self._start = None
         self._epoch = 0

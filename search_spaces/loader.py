@@ -170,6 +170,8 @@ def _check_train(problems: Problems, train: TrainConfig) -> None:
 def _check_numbers(problems: Problems, budget: Budget | None) -> None:
     if budget is not None and (budget.num_trials < 0 or budget.grace_epochs < 1 or budget.reduction_factor < 2):
         problems.add("budget: num_trials is 0 or more, grace_epochs 1 or more, reduction_factor 2 or more")
+    if budget is not None and (budget.scheduler, budget.searcher) == ("pbt", "optuna"):
+        problems.add("budget: pbt changes trials itself and takes no searcher; use searcher: random")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 
 from pipelines.schedulers import make_scheduler
+from pipelines.searcher import tune_config
 from search_spaces.loader import check_space
 from search_spaces.space import Facts, SearchSpace
 
@@ -39,7 +40,7 @@ def explored(lr: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A trial's configuration, and what a population makes of it: each copies the one before."""
     scheduler = make_scheduler(space("pbt", lr))
     trial = space("pbt", lr).probing_trials(FACTS)[0]
-    first = config = {"id": trial.trial_id, "name": trial.name, "trial": trial.as_dict()}
+    first = config = tune_config(trial)
     copies = []
     for _ in range(200):
         good = Trial("trial", config=config, stub=True)
@@ -73,23 +74,23 @@ def test_the_budget_says_when_a_scheduler_acts() -> None:
 def test_a_population_changes_nothing_of_a_trial_but_the_learning_rate(lr: Any) -> None:
     first, copies = explored(lr)
     for each in copies:
-        trial = copy.deepcopy(each["trial"])
-        trial["train"]["lr"] = first["trial"]["train"]["lr"]
-        assert trial == first["trial"]
+        trial = copy.deepcopy(each["case"]["trial"])
+        trial["train"]["lr"] = first["case"]["trial"]["train"]["lr"]
+        assert trial == first["case"]["trial"]
 
 
 def test_a_population_tries_several_learning_rates() -> None:
     _, copies = explored(RATES["an interval"])
-    assert len({each["trial"]["train"]["lr"] for each in copies}) > 10
+    assert len({each["case"]["trial"]["train"]["lr"] for each in copies}) > 10
 
 
 @pytest.mark.parametrize("lr", RATES.values(), ids=RATES.keys())
 def test_a_population_stays_within_the_spaces_learning_rates(lr: Any) -> None:
     _, copies = explored(lr)
-    rates = [each["trial"]["train"]["lr"] for each in copies]
+    rates = [each["case"]["trial"]["train"]["lr"] for each in copies]
     assert LOW <= min(rates) <= max(rates) <= (LOW if lr == LOW else HIGH)
 
 
 def test_a_copy_is_a_member_of_its_own() -> None:
     first, copies = explored(RATES["an interval"])
-    assert len({each["id"] for each in (first, *copies)}) == 1 + len(copies)
+    assert len({each["case"]["id"] for each in (first, *copies)}) == 1 + len(copies)

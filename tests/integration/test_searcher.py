@@ -38,7 +38,7 @@ def play(searcher: SpaceSearcher) -> list[TrialConfig]:
     """Suggest and complete until the searcher has no more."""
     trials: list[TrialConfig] = []
     while (suggested := searcher.suggest(f"t{len(trials)}")) != Searcher.FINISHED:
-        trial = TrialConfig.from_dict(suggested["trial"])
+        trial = TrialConfig.from_dict(suggested["case"]["trial"])
         trials.append(trial)
         result: dict[str, Any] = {"val/accuracy": value(trial)}
         searcher.on_trial_complete(f"t{len(trials) - 1}", result=result)

@@ -1,0 +1,261 @@
+"""What training together saves, step by step and without Ray: each ratio beside the one that a count of FLOPs allows.
+
+    python benchmarks/cohorts.py [--rounds 7]
+
+Everything runs in one process with one thread, but for the two workers of the last row. What is compared takes its
+steps in turns, and a ratio is that of the medians. Writes docs/results/cohorts/steps.{md,json}.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+from measuring import write_result
+from torch import nn
+
+from utuning.backbone import Backbone
+from utuning.cohort import Cohort
+from utuning.configs import TrainConfig, TunerConfig
+from utuning.costs import step_flops
+from utuning.data.loader import Batch
+from utuning.member import Member
+from utuning.prefix import Prefix, state_shapes
+from utuning.prefix_cache import PrefixCache
+
+RESULT = Path(__file__).parent.parent / "docs" / "results" / "cohorts"
+NUM_CLASSES, BATCH_SIZE = 100, 32
+CONFIG = TrainConfig(lr=1e-3, epochs=1, batch_size=BATCH_SIZE, warmup_epochs=0.0)
+SIDES = ("unipt", "ladder", "bypass")
+PAGE = """# Training together, step by step
+
+`python benchmarks/cohorts.py`: a ViT-Ti/16 of twelve blocks at 96 px (37 tokens) with random weights, batch 32, fp32,
+one CPU thread; medians of {rounds} steps of each side, taken in turns. Allowed is the ratio of FLOPs, counted.
+Machine, commit and versions stand in [steps.json](steps.json).
+
+| what | measured | allowed by FLOPs | bar |
+|---|---:|---:|---:|"""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One line of the table."""
+
+    what: str
+    measured: float
+    allowed: float | None
+    bar: str
+
+    def line(self) -> str:
+        """As Markdown."""
+        allowed = "" if self.allowed is None else f"{self.allowed:.2f}"
+        return f"| {self.what} | {self.measured:.2f} | {allowed} | {self.bar} |"
+
+
+def backbone() -> Backbone:
+    """A plain ViT of twelve blocks."""
+    return Backbone.load("vit_tiny_patch16_224", weights="none", img_size=96)
+
+
+def batch(seed: int = 0, size: int = BATCH_SIZE) -> Batch:
+    """Noise: what is measured does not depend on what the images show."""
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        images=torch.randint(0, 256, (size, 3, 96, 96), generator=generator, dtype=torch.uint8),
+        labels=torch.randint(0, NUM_CLASSES, (size,), generator=generator),
+        weight=torch.ones(size),
+        index=torch.arange(size),
+    )
+
+
+def member(frozen: Backbone, *tuners: TunerConfig, seed: int = 0) -> Member:
+    """A member with these tuners."""
+    config = TrainConfig(**{**asdict(CONFIG), "seed": seed})
+    return Member(frozen, num_classes=NUM_CLASSES, config=config, tuners=tuners, steps_per_epoch=1000)
+
+
+def adapter(depths: str) -> TunerConfig:
+    """A P-Adapter beside attention and MLP."""
+    return TunerConfig(method="p_adapter", ops=("attn", "mlp"), depths=depths, settings={"bottleneck_dim": 16})
+
+
+def in_turns(rounds: int, *sides: Callable[[], object]) -> list[float]:
+    """Median seconds of each side."""
+    for side in sides:
+        side()
+    seconds: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):
+        for place, side in enumerate(sides):
+            started = time.perf_counter()
+            side()
+            seconds[place].append(time.perf_counter() - started)
+    return [median(each) for each in seconds]
+
+
+def stepping(frozen: Backbone, members: Sequence[Member], data: Batch) -> Callable[[], object]:
+    """A cohort's step."""
+    cohort = Cohort(frozen, members)
+    return lambda: cohort.step(data)
+
+
+def one_by_one(frozen: Backbone, members: Sequence[Member], data: Batch) -> Callable[[], object]:
+    """The steps of as many solo cohorts."""
+    cohorts = [Cohort(frozen, [each]) for each in members]
+    return lambda: [cohort.step(data) for cohort in cohorts]
+
+
+def known_states(frozen: Backbone, members: Sequence[Member], folder: Path) -> Callable[[], Batch]:
+    """Reads a batch's states from the cache on disk, as a loader does."""
+    data = batch()
+    cache, shapes = PrefixCache(folder, 10**9), state_shapes(frozen)
+    prefix = Prefix(cache, shapes, num_rows=BATCH_SIZE, num_views=1, dtype=torch.float32, facts={"data": "noise"})
+    useful = prefix.useful(frozen, members, 10**9)
+    assert useful is not None
+    wanting = Batch(
+        **{**vars(data), "wanted": useful.depths, "remember": lambda found: useful.write(data.index, found, 0)}
+    )
+    Cohort(frozen, list(members)).evaluate([wanting])
+
+    def read() -> Batch:
+        states = useful.read(data.index, 0)
+        assert states is not None
+        return Batch(**{**vars(data), "images": None, "states": states})
+
+    return read
+
+
+def adapters_with_cache(frozen: Backbone, rounds: int, folder: Path) -> Ratio:
+    """24 adapter trials over the last one to four blocks."""
+    tuners = [adapter(f"last:{1 + number % 4}") for number in range(24)]
+    together, alone = ([member(frozen, each, seed=n) for n, each in enumerate(tuners)] for _ in range(2))
+    read = known_states(frozen, together, folder)
+    cohort = Cohort(frozen, together)
+    fused, solo = in_turns(rounds, lambda: cohort.step(read()), one_by_one(frozen, alone, batch()))
+    flops = sum(step_flops(frozen, [each]) for each in alone) / step_flops(frozen, together, cached=True)
+    return Ratio("24 adapters over last:1 to last:4, cohort with cache to solo without", solo / fused, flops, "≥3.2")
+
+
+def one_more_side(frozen: Backbone, rounds: int) -> Ratio:
+    """One more side network in a warm cohort, as a share of a solo trial."""
+    tuners = [TunerConfig(method=SIDES[number % 3], settings={}) for number in range(9)]
+    many = [member(frozen, each, seed=n) for n, each in enumerate(tuners)]
+    fewer = [member(frozen, each, seed=n) for n, each in enumerate(tuners[:6])]
+    alone = [member(frozen, each) for each in tuners[:3]]
+    with_it, without, solo = in_turns(
+        rounds, stepping(frozen, many, batch()), stepping(frozen, fewer, batch()), one_by_one(frozen, alone, batch())
+    )
+    counted = (step_flops(frozen, many) - step_flops(frozen, fewer)) / sum(step_flops(frozen, [a]) for a in alone)
+    return Ratio("one more side network, as a share of a solo one", (with_it - without) / solo, counted, "≤0.15")
+
+
+def all_layers(frozen: Backbone, rounds: int) -> Ratio:
+    """8 members with adapters in all blocks: nothing to share, but fewer and larger products."""
+    together, alone = ([member(frozen, adapter("all"), seed=n) for n in range(8)] for _ in range(2))
+    fused, solo = in_turns(rounds, stepping(frozen, together, batch()), one_by_one(frozen, alone, batch()))
+    flops = sum(step_flops(frozen, [each]) for each in alone) / step_flops(frozen, together)
+    return Ratio("8 adapters in all blocks, together to solo", solo / fused, flops, "≥1.0")
+
+
+class HandWritten(nn.Module):
+    """timm and adapters as one would write them by hand: the measure of the engine's own cost."""
+
+    def __init__(self, frozen: Backbone, source: Member) -> None:
+        super().__init__()
+        self.model = [frozen.trunk.model]  # in a list: its weights are not this module's
+        self.tuners = source.parts["tuners"]["p_adapter"]
+        self.head = source.parts["head"]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class scores."""
+        model = self.model[0]
+        x = model.norm_pre(model._pos_embed(model.patch_embed(images)))
+        for depth, block in enumerate(model.blocks):
+            attended = block.ls1(block.attn(block.norm1(x)))
+            x = x + attended + self.tuners["attn"][str(depth)](x, attended)
+            mixed = block.ls2(block.mlp(block.norm2(x)))
+            x = x + mixed + self.tuners["mlp"][str(depth)](x, mixed)
+        scores: torch.Tensor = self.head(model.norm(x)[:, 0])
+        return scores
+
+
+def by_hand(frozen: Backbone, rounds: int) -> Ratio:
+    """A solo step to the same step written by hand."""
+    data, loop = batch(), HandWritten(frozen, member(frozen, adapter("all")))
+    optimiser = torch.optim.AdamW(loop.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(loop(frozen.normalise(data.pixels)), data.labels)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    solo = member(frozen, adapter("all"))
+    solo.reads_all_tokens = True  # by hand, the last block computes every token too
+    mine, theirs = in_turns(rounds, stepping(frozen, [solo], data), step)
+    return Ratio("a solo step's time to a hand-written loop's", mine / theirs, 1.0, "≤1.03")
+
+
+def two_workers(rounds: int) -> Ratio:
+    """Two workers of one thread to one, for equal global batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = processes.get_context("spawn")
+        seconds = {}
+        for count in (1, 2):
+            queue = context.SimpleQueue()
+            running = [
+                context.Process(target=_worker, args=(worker, count, rounds, f"{folder}/{count}", queue))
+                for worker in range(count)
+            ]
+            for each in running:
+                each.start()
+            seconds[count] = max(queue.get() for _ in running)
+            for each in running:
+                each.join()
+    return Ratio("2 workers of one thread to 1, equal global batch", seconds[1] / seconds[2], 2.0, "≥1.7")
+
+
+def _worker(worker: int, count: int, rounds: int, meeting: str, queue: "processes.SimpleQueue[float]") -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=worker, world_size=count)
+    frozen = backbone()
+    members = [
+        member(frozen, adapter(depths), seed=n) for n, depths in enumerate(("all", "last:4", "last:1", "last:2"))
+    ]
+    cohort = Cohort(frozen, members, reduce=dist.all_reduce, worker=worker, num_workers=count)
+    data = batch(worker, BATCH_SIZE // count)
+    dist.barrier()
+    queue.put(in_turns(rounds, lambda: cohort.step(data))[0])
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    frozen = backbone()
+    with tempfile.TemporaryDirectory() as folder:
+        ratios = [
+            adapters_with_cache(frozen, rounds, Path(folder)),
+            one_more_side(frozen, rounds),
+            all_layers(frozen, rounds),
+            by_hand(frozen, rounds),
+            two_workers(rounds),
+        ]
+    for ratio in ratios:
+        print(ratio.line(), flush=True)
+    RESULT.mkdir(parents=True, exist_ok=True)
+    page = [PAGE.format(rounds=rounds), *(ratio.line() for ratio in ratios), ""]
+    (RESULT / "steps.md").write_text("\n".join(page))
+    write_result(RESULT / "steps.json", "python benchmarks/cohorts.py", rounds=rounds, rows=[asdict(r) for r in ratios])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What a search will cost, predicted before it starts: who trains with whom, FLOPs, bytes and time.
+
+FLOPs and bytes are counted; seconds are measured for a few steps and added up. It is a search in which every trial
+runs to its end, from an empty cache: early stopping and states of earlier searches only make it shorter.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cluster.profile import Layout, Profile
+from pipelines.calibration import Process, as_worker, time_crews, time_input, time_process
+from pipelines.layouts import layout_of
+from pipelines.memory import base_bytes, need_bytes, room_bytes, too_large
+from pipelines.plan import Prepared, expected_trials
+from pipelines.prices import Clock, Counted, parallel_efficiency
+from pipelines.waves import SPLITS, Epoch, Wave, choose_members, make_epochs, make_waves, makespan, structure
+from utuning.configs import TrialConfig
+from utuning.costs import Cost, frozen_flops, trial_cost
+from utuning.errors import ConfigError
+from utuning.prefix import state_shapes
+
+GROUP_IMPORTS = 3
+"""A worker group starts three processes in a row that each import Ray Train: service, controller, workers."""
+SEARCH_IMPORTS = 3
+"""Beside its groups a search starts Ray, Tune with the tracking store, and at its end the process that scores test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """A search's predicted cost.
+
+    Attributes:
+        layout: how cohorts are laid out.
+        members_per_cohort: the most that fit into a worker's memory, at most the profile's.
+        max_members: the profile's.
+        waves: who trains together, in the order in which they run.
+        num_blocks: blocks of the backbone.
+        shared_blocks: how many trials share so many of the first blocks' frozen states, by the number of blocks.
+        flops: of all training and evaluation, members together.
+        flops_isolated: the same with each trial alone.
+        peak_bytes_per_worker: of the largest wave, on a GPU the GPU's.
+        cached_bytes: of the frozen states that the search would keep on disk.
+        cache_bytes: what they may take.
+        seconds: of the search, members together.
+        seconds_isolated: the same with `--isolated`.
+        images_per_s: of training, each image counted for each member that trains on it.
+        calibration_s: what counting and measuring took.
+        notes: what will go wrong, in words.
+    """
+
+    layout: Layout
+    members_per_cohort: int
+    max_members: int
+    waves: tuple[Wave, ...]
+    num_blocks: int
+    shared_blocks: Mapping[int, int]
+    flops: float
+    flops_isolated: float
+    peak_bytes_per_worker: float
+    cached_bytes: int
+    cache_bytes: int
+    seconds: float
+    seconds_isolated: float
+    images_per_s: float
+    calibration_s: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Waves in a layout, and their epochs."""
+
+    layout: Layout
+    waves: Sequence[Wave]
+    epochs: Sequence[Sequence[Epoch]]
+
+    @property
+    def all_epochs(self) -> list[Epoch]:
+        return [epoch for epochs in self.epochs for epoch in epochs]
+
+    @property
+    def num_cohorts(self) -> int:
+        return min(self.layout.num_cohorts, len(self.waves))
+
+
+def forecast(ready: Prepared, profile: Profile, cpus: float, gpus: float) -> Forecast:
+    """Predict a search on a cluster of so many CPUs and GPUs, of which this machine is one.
+
+    Takes 10 to 20 seconds, more where the backbone is large. Trials that cannot train are noted and left out.
+
+    Raises:
+        ClusterError: not even one cohort fits.
+        ConfigError: no trial can train.
+    """
+    started = time.perf_counter()
+    layout, apart = (layout_of(ready, profile, cpus, gpus, isolated=isolated) for isolated in (False, True))
+    cache_bytes = profile.cache_gb * 10**9
+    with as_worker(ready.backbone, layout.cpus_per_worker, on_gpu=layout.gpus_per_worker > 0):
+        trials, counted, notes = _count(ready)
+        process = time_process()
+        base, room = base_bytes(ready, layout, process), room_bytes(layout)
+        needs = {trial.trial_id: need_bytes(counted.cost(trial), trial, layout) for trial in trials}
+        members = choose_members(trials, needs, room - base, profile.max_members)
+        together = _plan(counted, layout, make_waves(trials, members), cache_bytes)
+        alone = _plan(counted, apart, make_waves(trials, 1, isolated=True), cache_bytes)
+        spent = [counted.flops(plan.all_epochs) for plan in (together, alone)]
+        clock = _clock(ready, counted, (together, alone), spent)
+    return Forecast(
+        layout=layout,
+        members_per_cohort=members,
+        max_members=profile.max_members,
+        waves=tuple(together.waves),
+        num_blocks=len(ready.backbone.trunk.blocks),
+        shared_blocks=Counter(counted.cost(trial).num_shared_blocks for trial in trials),
+        flops=sum(spent[0].values()),
+        flops_isolated=sum(spent[1].values()),
+        peak_bytes_per_worker=base + max(sum(needs[each.trial_id] for each in wave.trials) for wave in together.waves),
+        cached_bytes=counted.cached_bytes(together.waves),
+        cache_bytes=cache_bytes,
+        seconds=_search_s(clock, together, process),
+        seconds_isolated=_search_s(clock, alone, process),
+        images_per_s=_images_per_s(clock, together),
+        calibration_s=time.perf_counter() - started,
+        notes=(*notes, *too_large(trials, needs, base, room)),
+    )
+
+
+def stand_in(profile: Profile) -> tuple[float, float]:
+    """CPUs and GPUs to plan with before a cluster is joined: this machine's, or what a cohort of a remote one asks."""
+    cpus, gpus = float(os.cpu_count() or 1), float(torch.cuda.device_count())
+    if profile.address is None or isinstance(profile.num_workers, str):
+        return cpus, gpus
+    per_worker = 0 if isinstance(profile.gpus_per_worker, str) else profile.gpus_per_worker
+    asked = profile.num_workers * profile.cpus_per_worker, profile.num_workers * per_worker
+    return max(cpus, asked[0]), max(gpus, asked[1])
+
+
+def _count(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]]:
+    """The trials that can train, what they cost, and why the others cannot."""
+    costs: dict[str, Cost] = {}
+    failed: dict[str, str] = {}
+    for trial in expected_trials(ready):
+        if structure(trial) not in {*costs, *failed}:
+            try:
+                costs[structure(trial)] = trial_cost(ready.backbone, trial)
+            except ConfigError as error:
+                failed[structure(trial)] = f"{trial.name}: {error}"
+    trials = [trial for trial in expected_trials(ready) if structure(trial) in costs]
+    if not trials:
+        raise ConfigError(f"no trial can train; the first is {next(iter(failed.values()))}")
+    counted = Counted(
+        costs=costs,
+        frozen=frozen_flops(ready.backbone),
+        shapes=state_shapes(ready.backbone),
+        num_images={split: ready.dataset.counts[split] for split in SPLITS},
+    )
+    return trials, counted, list(failed.values())
+
+
+def _plan(counted: Counted, layout: Layout, waves: Sequence[Wave], cache_bytes: float) -> _Plan:
+    return _Plan(layout, waves, make_epochs(waves, lambda wave: counted.cacheable(wave, cache_bytes)))
+
+
+def _clock(ready: Prepared, counted: Counted, plans: Sequence[_Plan], spent: Sequence[Mapping[str, float]]) -> Clock:
+    """Measure the steps of these plans, those on which the most FLOPs are spent first, and their input."""
+    epochs = [epoch for plan in plans for epoch in plan.all_epochs]
+    crews = {crew.key: crew for epoch in epochs for crew in (epoch.train, epoch.val)}
+    layout = plans[0].layout
+    timings = time_crews(
+        ready.backbone,
+        crews,
+        works={key: counted.work(crew) for key, crew in crews.items()},
+        shares={key: sum(each.get(key, 0.0) for each in spent) for key in crews},
+        images=max(crew.trials[0].train.batch_size for crew in crews.values()) // layout.num_workers,
+    )
+    return Clock(counted=counted, timings=timings, input=time_input(ready, layout.cpus_per_worker))
+
+
+def _search_s(clock: Clock, plan: _Plan, process: Process) -> float:
+    jobs = [
+        (wave.group, clock.wave_s(epochs, plan.layout, plan.num_cohorts))
+        for wave, epochs in zip(plan.waves, plan.epochs, strict=True)
+    ]
+    start_s = GROUP_IMPORTS * process.import_s
+    return SEARCH_IMPORTS * process.import_s + makespan(jobs, start_s, plan.layout.num_cohorts)
+
+
+def _images_per_s(clock: Clock, plan: _Plan) -> float:
+    images = sum(clock.counted.num_images["train"] * len(epoch.train.trials) for epoch in plan.all_epochs)
+    seconds = sum(clock.train_s(epoch, plan.layout) for epoch in plan.all_epochs)
+    return images / seconds * parallel_efficiency(plan.layout.num_workers * plan.num_cohorts)
