@@ -51,10 +51,12 @@ def plan(
     from pipelines import forecast, plan, show
     from search_spaces.loader import load_space
 
-    profile, console = load_profile(cluster, num_workers), _console()
-    ready = plan.prepare_search(load_space(space, overrides or ()), Workspace(home))
+    profile, workspace, console = load_profile(cluster, num_workers), Workspace(home), _console()
+    ready = plan.prepare_search(load_space(space, overrides or ()), workspace)
     show.show_plan(ready, console)
-    show.show_forecast(forecast.forecast(ready, profile, *forecast.stand_in(profile)), console)
+    found = forecast.forecast(ready, profile, *forecast.stand_in(profile))
+    show.show_forecast(found, console)
+    forecast.remember(found, workspace.prediction(plan.space_digest(ready)))
 
 
 @app.command()

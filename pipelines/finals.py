@@ -8,38 +8,49 @@ import pyarrow as pa
 import ray
 
 from cluster.profile import Layout
+from pipelines.plan import Prepared
 from pipelines.shared import Shared
 from pipelines.tracking import RunRecord, Tracker
+from utuning.backbone import Backbone
 from utuning.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort, Score
 from utuning.data.loader import Loader
-from utuning.data.shards import DatasetInfo, read_split
+from utuning.data.shards import read_split
 
 BATCH_SIZE = 64
 
 
 def measure_test(
-    tracker: Tracker, runs: Sequence[RunRecord], shared: Shared, dataset: DatasetInfo, layout: Layout
+    tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, shared: Shared, layout: Layout, *, local: bool
 ) -> None:
-    """Score the bundles of these runs on test, and log it."""
+    """Score the bundles of these runs on test, and log it: on a cluster in a task, else here, with what is loaded."""
+    table = read_split(ready.dataset, "test")
     with tempfile.TemporaryDirectory() as folder:
         bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
-        task = ray.remote(num_cpus=layout.cpus_per_worker, num_gpus=layout.gpus_per_worker)(score_bundles)
-        scores: list[Score] = ray.get(task.remote(bundles, shared, ray.put(read_split(dataset, "test"))))
+        if local:
+            scores = score_bundles(bundles, ready.backbone, table)
+        else:
+            task = ray.remote(num_cpus=layout.cpus_per_worker, num_gpus=layout.gpus_per_worker)(_score_on_worker)
+            scores = ray.get(task.remote(bundles, shared, ray.put(table)))
     for run, score in zip(runs, scores, strict=True):
         metrics = {"test/accuracy": score.accuracy, "test/loss": score.loss, "test/count": score.count}
         tracker.log_test(run.run_id, metrics)
 
 
-def score_bundles(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[Score]:
+def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table) -> list[Score]:
     """Score bundles on a table of images, all together as one cohort."""
-    import torch
-
-    from pipelines.job import load_backbone
     from utuning.predict import best_device
 
-    torch.set_num_threads(shared.cpus_per_worker)
-    backbone = load_backbone(shared).to(best_device())
+    backbone.to(best_device())
     members = [bundle.member(backbone) for bundle in bundles]
     loader = Loader(table, backbone.preprocessing, global_batch_size=BATCH_SIZE, train=False)
     return Cohort(backbone, members).evaluate(loader.epoch(0))
+
+
+def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[Score]:
+    import torch
+
+    from pipelines.job import load_backbone
+
+    torch.set_num_threads(shared.cpus_per_worker)
+    return score_bundles(bundles, load_backbone(shared), table)

@@ -4,11 +4,13 @@ FLOPs and bytes are counted; seconds are measured for a few steps and added up. 
 runs to its end, from an empty cache: early stopping and states of earlier searches only make it shorter.
 """
 
+import json
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -194,3 +196,18 @@ def _images_per_s(clock: Clock, plan: _Plan) -> float:
     images = sum(clock.counted.num_images["train"] * len(epoch.train.trials) for epoch in plan.all_epochs)
     seconds = sum(clock.train_s(epoch, plan.layout) for epoch in plan.all_epochs)
     return images / seconds * parallel_efficiency(plan.layout.num_workers * plan.num_cohorts)
+
+
+def remember(found: Forecast, file: Path) -> None:
+    """Keep the predicted seconds, for the report of the search itself."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"seconds": found.seconds, "seconds_isolated": found.seconds_isolated}))
+
+
+def remembered(file: Path) -> dict[str, float]:
+    """What was predicted of a search; nothing if nobody asked."""
+    try:
+        known: dict[str, float] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known

@@ -1,12 +1,12 @@
 """What is known before a cluster is asked for anything: data, backbone, and trials that can all be built."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pipelines.datasets import prepared
 from pipelines.workspace import Workspace
 from search_spaces.space import Facts, SearchSpace
 from utuning.backbone import Backbone
-from utuning.configs import TrialConfig
+from utuning.configs import TrialConfig, digest
 from utuning.data.shards import DatasetInfo
 from utuning.data.space import require_space
 from utuning.member import Member
@@ -70,3 +70,8 @@ def expected_trials(ready: Prepared) -> list[TrialConfig]:
 def num_trials(space: SearchSpace) -> int:
     """How many trials a search has at most."""
     return (len(space.baselines) + space.budget.num_trials) * len(space.seeds)
+
+
+def space_digest(ready: Prepared) -> str:
+    """The same for searches of the same space on the same data and backbone."""
+    return digest({"space": asdict(ready.space), "facts": asdict(ready.facts)})

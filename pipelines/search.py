@@ -12,14 +12,13 @@ from pipelines.board import Board
 from pipelines.champions import finalists, promote
 from pipelines.layouts import layout_of
 from pipelines.leaderboard import Row, rows
-from pipelines.plan import Prepared, num_trials, planned_trials
+from pipelines.plan import Prepared, num_trials, planned_trials, space_digest
 from pipelines.promotion import Decision
 from pipelines.schedulers import make_scheduler
 from pipelines.session import ray_session
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
-from utuning.configs import digest
 from utuning.data.shards import read_split
 
 # A trial's process takes memory, not a CPU: all CPUs are for the cohorts' workers.
@@ -77,7 +76,7 @@ def run_search(
                 _tune(ready, layout.num_cohorts * seats, tracker, parent, tags, search_id, service, shared)
             done = _search_runs(tracker, ready.space, search_id)
             if still := finalists(ready, done):
-                measure_test(tracker, still, shared, ready.dataset, layout)
+                measure_test(tracker, still, ready, shared, layout, local=profile.address is None)
         except BaseException:
             tracker.finish_search(parent, "KILLED", {}, {})
             raise
@@ -92,12 +91,8 @@ def run_search(
 
 def _search_id(ready: Prepared, tracker: Tracker, resume: bool) -> str:
     if resume:
-        return tracker.unfinished_search(ready.space.name, _space_digest(ready))
+        return tracker.unfinished_search(ready.space.name, space_digest(ready))
     return f"{ready.space.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
-def _space_digest(ready: Prepared) -> str:
-    return digest({"space": asdict(ready.space), "facts": asdict(ready.facts)})
 
 
 def _params(ready: Prepared) -> dict[str, Any]:
@@ -112,7 +107,7 @@ def _tags(ready: Prepared) -> dict[str, str]:
         "dataset": ready.dataset.name,
         "data_fingerprint": ready.facts.data_fingerprint,
         "backbone_fingerprint": ready.facts.backbone_fingerprint,
-        "space_digest": _space_digest(ready),
+        "space_digest": space_digest(ready),
         **{f"version.{name}": version for name, version in provenance.versions().items()},
         **{f"machine.{name}": value for name, value in provenance.machine().items()},
     }

@@ -5,14 +5,21 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.forecast import Forecast
-from pipelines.plan import Prepared, build_member, num_trials, planned_trials
+from pipelines.forecast import Forecast, remembered
+from pipelines.plan import Prepared, build_member, num_trials, planned_trials, space_digest
 from pipelines.render import table as leaderboard_table
 from pipelines.search import Finished
 from pipelines.workspace import Workspace
 from utuning.configs import TrialConfig
 from utuning.member import Member
 from utuning.predict import Prediction
+
+SCHEDULERS = {
+    "none": "no early stopping",
+    "asha": "ASHA stops early",
+    "median": "what is below the median stops early",
+    "pbt": "the worst go on from the best",
+}
 
 
 def show_plan(ready: Prepared, console: Console) -> None:
@@ -70,7 +77,9 @@ def show_finished(finished: Finished, workspace: Workspace, ready: Prepared, con
     console.print(leaderboard_table(finished.rows))
     verb = "promoted" if finished.decision.promote else "champion kept"
     console.print(f"{verb}: {finished.decision.reason}", highlight=False)
-    console.print(f"search {finished.search_id} took {finished.seconds:.0f} s", highlight=False)
+    predicted = remembered(workspace.prediction(space_digest(ready)))
+    before = f"; the plan predicted {predicted['seconds']:.0f} s" if predicted else ""
+    console.print(f"search {finished.search_id} took {finished.seconds:.0f} s{before}", highlight=False)
     console.print(f"next: utuning leaderboard {name}   |   utuning pull {name} --to DIR", highlight=False)
     console.print(f"      {ui_command(workspace)}", highlight=False, soft_wrap=True)
 
@@ -92,7 +101,7 @@ def show_predictions(predictions: Iterable[Prediction], console: Console) -> Non
 
 def _search(ready: Prepared) -> str:
     budget, space = ready.space.budget, ready.space
-    stop = "no early stopping" if budget.scheduler == "none" else "ASHA stops early"
+    stop = SCHEDULERS[budget.scheduler]
     varied = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in space.domains)) or "nothing"
     return f"{num_trials(space)} trials ({len(space.baselines)} baselines), {budget.searcher}, {stop}; varies {varied}"
 

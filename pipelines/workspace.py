@@ -32,3 +32,7 @@ class Workspace:
     def search(self, search_id: str) -> Path:
         """The folder of one search: checkpoints and Ray's own state."""
         return self.root.absolute() / "searches" / search_id
+
+    def prediction(self, space_digest: str) -> Path:
+        """What `utuning plan` said of a search, for its report."""
+        return self.root.absolute() / "plans" / f"{space_digest}.json"
