@@ -139,7 +139,10 @@ class CohortJob:
             "cohort_images_per_s": self.loaders["train"].num_examples * len(seats) / (self.train_time_s - before_s),
         }
         for seat, score in zip(living, self._evaluate(living), strict=True):
-            reports[seat] = {**self._report(seat, losses[seat], score), **work}
+            whole = math.isfinite(score.accuracy)
+            reports[seat] = (
+                self._report(seat, losses[seat], score) | work if whole else {ERROR: "it cannot be evaluated"}
+            )
         return reports
 
     def _train_phase(self, seats: Sequence[str], epoch: int) -> list[tuple[str, float, str | None]]:

@@ -116,18 +116,21 @@ class Cohort:
     def evaluate(self, batches: Iterable[Batch]) -> list[Score]:
         """Score every member, exactly, whatever the number of workers: padding is masked, sums are reduced.
 
-        A member that failed scores NaN.
+        A member that failed, on any worker, scores NaN.
         """
         self._training(False)
-        living = self._living()
         sums_K2 = torch.zeros(len(self.members), 2, device=self.device, dtype=torch.float64)
-        sums_K2[list(self.failures)] = torch.nan
         count = torch.zeros(1, device=self.device, dtype=torch.float64)
         for batch in batches:
             batch = batch.to(self.device)
-            for place, logits in zip(living, self._logits(living, batch), strict=True):
-                sums_K2[place] += _tally(logits, batch)
+
+            def work(places: Sequence[int], batch: Batch = batch) -> None:
+                for place, logits in zip(places, self._logits(places, batch), strict=True):
+                    sums_K2[place] += _tally(logits, batch)
+
+            self.isolation.run(work, lambda places: None)
             count += batch.weight.sum()
+        sums_K2[list(self.failures)] = torch.nan
         everything = torch.cat([sums_K2.flatten(), count])
         self._reduce(everything)
         total = int(everything[-1])
