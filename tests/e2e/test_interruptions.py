@@ -76,14 +76,15 @@ def test_a_killed_search_goes_on_where_it_was(
     assert "no unfinished search" in again.stderr
 
 
-@pytest.mark.parametrize("process", ["RayTrainWorker", "CohortService", "ResourceTrainable"])
-def test_a_killed_process_costs_no_more_than_an_epoch(
-    process: str, images: Path, tmp_path: Path, undisturbed: dict[str, dict[str, float]]
+def test_killed_processes_cost_no_more_than_an_epoch_each(
+    images: Path, tmp_path: Path, undisturbed: dict[str, dict[str, float]]
 ) -> None:
+    """A worker, a trial's process and the cohort service itself are killed, one after another, in one search."""
     home, space = tmp_path / "runs", write_space(tmp_path / "cut.yaml", images, **CUT)
     with searching(home, space) as driver:
-        wait_for_epochs(home, driver, 3)
-        os.kill(descendants(driver.pid, process)[0], signal.SIGKILL)
+        for number, process in enumerate(("RayTrainWorker", "ResourceTrainable", "CohortService")):
+            wait_for_epochs(home, driver, 3 + 9 * number)
+            os.kill(descendants(driver.pid, process)[0], signal.SIGKILL)
         assert driver.wait(timeout=300) == 0
     assert_same_results(home, undisturbed)
 
