@@ -44,6 +44,7 @@ class Round:
 class _Seat:
     joining: Joining
     asking: "asyncio.Future[Report] | None" = None
+    last: Report | None = None
 
 
 @dataclass
@@ -71,8 +72,10 @@ class Roster:
     def __contains__(self, seat: str) -> bool:
         return seat in self._seats
 
-    async def next_epoch(self, joining: Joining) -> Report:
+    async def next_epoch(self, joining: Joining, known: int | None = None) -> Report:
         """Ask for one more epoch, taking a seat first if there is none; returns its report.
+
+        Who knows of fewer epochs than were reported has lost a report, and gets that one again.
 
         Raises:
             RuntimeError: the cohort's workers have failed.
@@ -81,6 +84,8 @@ class Roster:
             self._seats[joining.seat] = _Seat(replace(joining, number=next(self._numbers)))
             self._last_change = self.clock()
         seat = self._seats[joining.seat]
+        if known is not None and seat.last is not None and seat.last["epoch"] > known:
+            return seat.last
         if not any(each.asking for each in self._seats.values()):
             self._first_ask = self.clock()
         asking: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
@@ -105,6 +110,7 @@ class Roster:
             if seat is None:
                 continue
             seat.joining = replace(seat.joining, path=report.get(PATH, seat.joining.path))
+            seat.last = seat.last if ERROR in report else report
             asking, seat.asking = seat.asking, None
             if asking is not None and not asking.done():
                 asking.set_result(report)

@@ -64,7 +64,7 @@ class CohortService:
             start = latest[PATH] if latest else start
             cohort = self._cohort_for(trial, member_id)
         joining = Joining(seat=seat, member_id=member_id, trial=trial, path=start)
-        asked = asyncio.ensure_future(cohort.roster.next_epoch(joining))
+        asked = asyncio.ensure_future(cohort.roster.next_epoch(joining, epoch))
         await asyncio.sleep(0)  # it takes its seat
         self._start_what_fits()
         await self._make_room()

@@ -359,3 +359,14 @@ def test_those_who_come_and_go_shortly_after_each_other_make_one_round() -> None
         assert names(there(await waiting)) == ({"c", "d", "e"}, {"c", "d", "e"})
 
     play(scene())
+
+
+def test_a_lost_report_is_given_again() -> None:
+    async def scene() -> None:
+        of = Scene()
+        await of.round_of("a")
+        await of.train(1, "a")
+        again = Joining(seat="a", member_id="member a", trial={"train": {"epochs": 9}})
+        assert await of.roster.next_epoch(again, known=0) == report("a", 1)
+
+    play(scene())
