@@ -36,10 +36,7 @@ def train_together(ready: Prepared, trials: Sequence[TrialConfig]) -> list[Membe
     """Train trials of one seed, batch size and number of epochs as one cohort."""
     config = trials[0].train
     batches = loader(ready, "train", config.batch_size, config.seed)
-    members = [
-        Member(ready.backbone, num_classes=t.num_classes, config=t.train, tuners=t.tuners, steps_per_epoch=len(batches))
-        for t in trials
-    ]
+    members = [Member.from_trial(ready.backbone, trial, steps_per_epoch=len(batches)) for trial in trials]
     cohort = Cohort(ready.backbone, members)
     for epoch in range(config.epochs):
         cohort.train_epoch(batches.epoch(epoch))

@@ -221,8 +221,7 @@ def _command(name: str) -> str:
 
 
 def _fresh(ready: Prepared, entry: Entry) -> Member:
-    trial = trial_of(ready, entry, entry.rates[0], 0)
-    return Member(ready.backbone, num_classes=trial.num_classes, config=trial.train, tuners=trial.tuners)
+    return Member.from_trial(ready.backbone, trial_of(ready, entry, entry.rates[0], 0))
 
 
 if __name__ == "__main__":

@@ -104,13 +104,7 @@ class CohortJob:
 
     def _restored(self, joining: Joining) -> Seated:
         trial = TrialConfig.from_dict(joining.trial)
-        member = Member(
-            self.backbone,
-            num_classes=trial.num_classes,
-            config=trial.train,
-            tuners=trial.tuners,
-            steps_per_epoch=len(self.loaders["train"]),
-        )
+        member = Member.from_trial(self.backbone, trial, steps_per_epoch=len(self.loaders["train"]))
         if joining.path is None:
             return Seated(member, joining, trial)
         with self.store.open(joining.path) as folder:

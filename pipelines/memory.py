@@ -13,9 +13,8 @@ from pipelines.plan import Prepared
 from pipelines.waves import SPLITS
 from utuning.configs import TrialConfig
 from utuning.costs import Cost
+from utuning.data.loader import IMAGE_CACHE_BYTES
 
-IMAGE_CACHE_BYTES = 1 << 30
-"""What a loader keeps of decoded images at most."""
 USABLE_MEMORY = 0.6
 """Of a machine's memory, for its workers: Ray's object store may take a third, and the driver and Tune want theirs."""
 USABLE_GPU_MEMORY = 0.9

@@ -41,7 +41,7 @@ def prepare_search(space: SearchSpace, workspace: Workspace) -> Prepared:
     )
     ready = Prepared(space=space, dataset=dataset, backbone=backbone, facts=facts)
     for trial in probing_trials(ready):
-        build_member(ready, trial)
+        Member.from_trial(ready.backbone, trial)
     return ready
 
 
@@ -49,11 +49,6 @@ def probing_trials(ready: Prepared) -> list[TrialConfig]:
     """The baselines, and trials that between them take every listed value and every end of an interval."""
     trials = ready.space.baseline_trials(ready.facts) + ready.space.probing_trials(ready.facts)
     return list({trial.config_id: trial for trial in trials}.values())
-
-
-def build_member(ready: Prepared, trial: TrialConfig) -> Member:
-    """The member that a trial trains."""
-    return Member(ready.backbone, num_classes=trial.num_classes, config=trial.train, tuners=trial.tuners)
 
 
 def planned_trials(ready: Prepared) -> list[TrialConfig]:

@@ -9,7 +9,7 @@ from pipelines.calibration import Input, Timing, Work
 from pipelines.waves import SPLITS, Crew, Depths, Epoch, Wave, structure
 from utuning.configs import TrialConfig
 from utuning.costs import Cost, shared_flops
-from utuning.prefix import CACHE_DTYPES
+from utuning.prefix import CACHE_DTYPES, cheapest_needs
 from utuning.prefix_files import Layout as StateFiles
 
 EFFICIENCY_OF_TWO = 0.85
@@ -75,14 +75,9 @@ class Counted:
         return sum(self._state_bytes(waves[0].trials[0], split, depths) for (split, _), depths in wanted.items())
 
     def _chosen(self, wave: Wave, split: str, room: float) -> Depths:
-        chosen: Depths = frozenset()
-        trial, reads = wave.trials[0], [self.cost(trial).reads for trial in wave.trials]
-        for needed in sorted(reads, key=lambda depths: self._state_bytes(trial, split, depths)):
-            new = needed - chosen - {-1}
-            if (size := self._state_bytes(trial, split, new)) <= room:
-                room -= size
-                chosen |= new
-        return chosen
+        trial = wave.trials[0]
+        reads = [self.cost(each).reads for each in wave.trials]
+        return cheapest_needs(reads, lambda depths: self._state_bytes(trial, split, depths), room)
 
     def _state_bytes(self, trial: TrialConfig, split: str, depths: Collection[int]) -> int:
         dtype, num_rows = CACHE_DTYPES[trial.cache_dtype], self.num_images[split]

@@ -73,7 +73,7 @@ def run_search(
             group = WorkerGroup(layout=layout, storage=storage, local=profile.address is None, shared=shared)
             seats = 1 if isolated else profile.max_members
             with cohort_service(group, search_id, max_members=seats, isolated=isolated) as service:
-                _tune(ready, layout.num_cohorts * seats, tracker, parent, tags, search_id, service, shared)
+                _tune(ready, layout.num_cohorts * seats, tracker, parent, tags, search_id, service, group)
             done = _search_runs(tracker, ready.space, search_id)
             if still := finalists(ready, done):
                 measure_test(tracker, still, ready, shared, layout, local=profile.address is None)
@@ -141,7 +141,7 @@ def _tune(
     tags: dict[str, str],
     search_id: str,
     service: Any,
-    shared: Any,
+    group: Any,
 ) -> None:
     from ray import tune
 
@@ -150,7 +150,7 @@ def _tune(
     from pipelines.searcher import SpaceSearcher
     from pipelines.trial import Trial
 
-    space, storage = ready.space, shared.members.rpartition("/")[0]
+    space = ready.space
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
     if first := next((trial for trial in planned_trials(ready) if trial.trial_id not in done), None):
         service.warm.remote(first.as_dict())
@@ -173,9 +173,9 @@ def _tune(
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=storage,
+                storage_path=group.storage,
                 verbose=0,
-                callbacks=[Recorder(tracker, parent, tags, board, ProgressStore(shared.members), service)],
+                callbacks=[Recorder(tracker, parent, tags, board, ProgressStore(group.shared.members), service)],
                 failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
             ),
         ).fit()

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.forecast import Forecast, remembered
-from pipelines.plan import Prepared, build_member, num_trials, planned_trials, space_digest
+from pipelines.plan import Prepared, num_trials, planned_trials, space_digest
 from pipelines.render import table as leaderboard_table
 from pipelines.search import Finished
 from pipelines.workspace import Workspace
@@ -53,7 +53,7 @@ def trainable_table(ready: Prepared, trials: Sequence[TrialConfig]) -> Table:
     for name in ("tuners", "head", "backbone", "share", "step cost"):
         table.add_column(name, justify="right")
     for trial in trials:
-        member = build_member(ready, trial)
+        member = Member.from_trial(ready.backbone, trial)
         parts = member.num_parameters()
         total = ready.backbone.num_parameters + parts["tuners"] + parts["head"]
         numbers = [f"{parts[part]:,}" if parts[part] else "-" for part in ("tuners", "head", "backbone")]

@@ -134,10 +134,10 @@ class TrialConfig:
         return cls(**{**values, "tuners": tuners, "train": TrainConfig(**values["train"])})
 
 
-def digest(values: Mapping[str, Any]) -> str:
-    """Hash plain values in their canonical JSON form: twelve hex digits."""
+def digest(values: Mapping[str, Any], num_digits: int = 12) -> str:
+    """Hash plain values in their canonical JSON form: so many hex digits."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:num_digits]
 
 
 def short(number: float) -> str:

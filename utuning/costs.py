@@ -107,7 +107,7 @@ def saved_bytes(cohort: Cohort, batch: Batch) -> int:
 
 def throwaway(backbone: Backbone, trials: Sequence[TrialConfig]) -> list[Member]:
     """New members of trials, to be run and thrown away: a step changes its members."""
-    return [Member(backbone, num_classes=t.num_classes, config=t.train, tuners=t.tuners) for t in trials]
+    return [Member.from_trial(backbone, trial) for trial in trials]
 
 
 def random_batch(backbone: Backbone, num_images: int, states: Mapping[int, Shape], *, images: bool) -> Batch:

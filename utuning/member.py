@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from utuning.architectures import OpSite, Trunk
 from utuning.backbone import Backbone
-from utuning.configs import TrainConfig, TunerConfig
+from utuning.configs import TrainConfig, TrialConfig, TunerConfig
 from utuning.linear import empty_linear
 from utuning.schedule import lr_fraction
 from utuning.taps import Taps
@@ -73,6 +73,17 @@ class Member:
             where: cast(Inside, tuner).taps() for (role, where), tuner in self._at.items() if role == "inside"
         }
         self.optimiser = _optimiser(self.parameters(), config)
+
+    @classmethod
+    def from_trial(cls, backbone: Backbone, trial: TrialConfig, *, steps_per_epoch: int = 1) -> "Member":
+        """The member that a trial trains."""
+        return cls(
+            backbone,
+            num_classes=trial.num_classes,
+            config=trial.train,
+            tuners=trial.tuners,
+            steps_per_epoch=steps_per_epoch,
+        )
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything that this member trains."""

@@ -5,7 +5,7 @@ the features. A state is a function of the image and the frozen weights alone, a
 and searches.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +69,7 @@ class Prefix:
     def useful(self, backbone: Backbone, members: Sequence[Stream], budget_bytes: int) -> "Useful | None":
         """The states that these members read, the cheapest needs first, within a number of bytes."""
         reads = [states_read(backbone.trunk, member) for member in members]
-        chosen: set[int] = set()
-        for needed in sorted(reads, key=self._bytes):
-            new = needed - chosen - {-1}
-            if self._bytes(new) <= budget_bytes:
-                budget_bytes -= self._bytes(new)
-                chosen |= new
-        chosen = {depth for depth in chosen if self._has_room(depth)}
+        chosen = {depth for depth in cheapest_needs(reads, self._bytes, budget_bytes) if self._has_room(depth)}
         if not chosen:
             return None
         return Useful(self, sorted(chosen), images=any(min(needed) < min(chosen) for needed in reads))
@@ -117,6 +111,19 @@ class Prefix:
                 about=facts,
             )
         return self._entries[depth, view]
+
+
+def cheapest_needs(
+    reads: Iterable[frozenset[int]], bytes_of: Callable[[Collection[int]], float], budget_bytes: float
+) -> frozenset[int]:
+    """The states that fit into a number of bytes, the cheapest members' needs first, each as a whole."""
+    chosen: frozenset[int] = frozenset()
+    for needed in sorted(reads, key=bytes_of):
+        new = needed - chosen - {-1}
+        if (size := bytes_of(new)) <= budget_bytes:
+            budget_bytes -= size
+            chosen |= new
+    return chosen
 
 
 def state_shapes(backbone: Backbone) -> dict[int, tuple[int, ...]]:

@@ -1,8 +1,6 @@
 """Activations of a frozen network kept on disk, for all processes of one machine, within a number of bytes."""
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -15,6 +13,7 @@ from typing import Any
 
 import torch
 
+from utuning.configs import digest
 from utuning.data.atomic import publish, writing_folder
 from utuning.data.space import free_bytes
 from utuning.errors import DataError
@@ -30,8 +29,7 @@ def prefix_key(**facts: Any) -> str:
 
     Raises `TypeError` for a fact that JSON does not know.
     """
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest(facts, num_digits=32)
 
 
 class PrefixCache:

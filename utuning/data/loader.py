@@ -20,6 +20,9 @@ from utuning.data.transforms import Preprocessing, decode_resize, sample_rng, tr
 
 __all__ = ["Batch", "Loader"]
 
+IMAGE_CACHE_BYTES = 1 << 30
+"""What a loader keeps of decoded images at most, unless told otherwise."""
+
 
 class States(Protocol):
     """Kept states of a frozen network, by image and view: see `utuning.prefix`."""
@@ -89,7 +92,7 @@ class Loader:
         seed: int = 0,
         recipe: str = "vpt",
         train: bool = True,
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int = IMAGE_CACHE_BYTES,
         threads: int = 1,
         views: int | None = None,
     ) -> None:
