@@ -46,7 +46,7 @@ class Profile:
     cpus_per_worker: int = 1
     gpus_per_worker: int | Literal["auto"] = AUTO
     max_cohorts: int | None = None
-    max_members: int = 16
+    max_members: int = 8
     storage: str | None = None
     cache: str | None = None
     cache_gb: int = 4

@@ -74,9 +74,8 @@ def search(
 
     Example: utuning search demo budget.num_trials=4 --cluster local
     """
-    from search_spaces.loader import load_space
-
-    _run(load_space(space, overrides or ()), cluster, num_workers, resume, isolated, home, tracking_uri)
+    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    _run(space, overrides, cluster, num_workers, home, **options)
 
 
 @app.command()
@@ -94,15 +93,8 @@ def train(
 
     Example: utuning train demo 'tuners=[{method: p_adapter, ops: [attn, mlp], bottleneck_dim: 8}]' train.lr=5e-3
     """
-    from search_spaces.loader import load_space
-    from utuning.errors import SpaceError
-
-    fixed = load_space(space, [*(overrides or ()), "budget.num_trials=1", "baselines=[]", "budget.searcher=random"])
-    if fixed.domains:
-        raise SpaceError(
-            f"still searched: {', '.join(fixed.domains)}; fix each by an override such as {next(iter(fixed.domains))}=…"
-        )
-    _run(fixed, cluster, num_workers, resume, isolated, home, tracking_uri)
+    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    _run(space, overrides, cluster, num_workers, home, fixed=True, **options)
 
 
 @app.command()
@@ -226,26 +218,18 @@ def run_reporting_errors(run: Callable[[], object]) -> NoReturn:
 
 
 def _run(
-    space: Any,
+    space: str,
+    overrides: list[str] | None,
     cluster: str,
     num_workers: int | None,
-    resume: bool,
-    isolated: bool,
     home: Path,
-    tracking_uri: str | None,
+    **options: Any,
 ) -> None:
     from cluster.profile import load_profile
-    from pipelines import show
-    from pipelines.plan import prepare_search
-    from pipelines.search import run_search
+    from pipelines.launch import launch
 
-    profile, workspace, console = load_profile(cluster, num_workers), Workspace(home), _console()
-    ready = prepare_search(space, workspace)
-    show.show_plan(ready, console)
-    finished = run_search(
-        ready, profile=profile, workspace=workspace, tracking_uri=tracking_uri, resume=resume, isolated=isolated
-    )
-    show.show_finished(finished, workspace, ready, console)
+    profile = load_profile(cluster, num_workers)
+    launch(space, overrides or (), _console(), profile=profile, workspace=Workspace(home), **options)
 
 
 def _pairs(given: list[str]) -> dict[str, Path]:

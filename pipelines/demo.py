@@ -12,19 +12,15 @@ def demo(home: Path = Path("runs")) -> None:
     from rich.console import Console
 
     from cluster.profile import load_profile
-    from pipelines import compare, show
-    from pipelines.plan import prepare_search
-    from pipelines.search import run_search
-    from pipelines.tracking import Tracker
+    from pipelines.launch import launch
     from pipelines.workspace import Workspace
-    from search_spaces.loader import load_space
-    from utuning.predict import Predictor
 
     console, workspace = Console(), Workspace(home)
-    ready = prepare_search(load_space("demo"), workspace)
-    show.show_plan(ready, console)
-    finished = run_search(ready, profile=load_profile("local"), workspace=workspace)
-    show.show_finished(finished, workspace, ready, console)
+    ready, finished = launch("demo", (), console, profile=load_profile("local"), workspace=workspace)
+
+    from pipelines import compare, show
+    from pipelines.tracking import Tracker
+    from utuning.predict import Predictor
 
     tracker = Tracker.open(workspace.tracking_uri, workspace.artifacts)
     rows = compare.read_rows(tracker, ready.space.name)

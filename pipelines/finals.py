@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
-from cluster.profile import Layout
 from pipelines.plan import Prepared
 from pipelines.shared import Shared
 from pipelines.tracking import RunRecord, Tracker
@@ -20,16 +19,15 @@ from utuning.data.shards import read_split
 BATCH_SIZE = 64
 
 
-def measure_test(
-    tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, shared: Shared, layout: Layout, *, local: bool
-) -> None:
+def measure_test(tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, shared: Shared) -> None:
     """Score the bundles of these runs on test, and log it: on a cluster in a task, else here, with what is loaded."""
     table = read_split(ready.dataset, "test")
     with tempfile.TemporaryDirectory() as folder:
         bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
-        if local:
+        if shared.group.local:
             scores = score_bundles(bundles, ready.backbone, table)
         else:
+            layout = shared.group.layout
             task = ray.remote(num_cpus=layout.cpus_per_worker, num_gpus=layout.gpus_per_worker)(_score_on_worker)
             scores = ray.get(task.remote(bundles, shared, ray.put(table)))
     for run, score in zip(runs, scores, strict=True):
@@ -52,5 +50,5 @@ def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, table: pa.Table)
 
     from pipelines.job import load_backbone
 
-    torch.set_num_threads(shared.cpus_per_worker)
+    torch.set_num_threads(shared.group.layout.cpus_per_worker)
     return score_bundles(bundles, load_backbone(shared), table)

@@ -26,10 +26,15 @@ from utuning.costs import Cost, frozen_flops, trial_cost
 from utuning.errors import ConfigError
 from utuning.prefix import state_shapes
 
+# What starts is counted in imports of Ray Train with torch: most of a process's start is what it imports.
 GROUP_IMPORTS = 3
-"""A worker group starts three processes in a row that each import Ray Train: service, controller, workers."""
-SEARCH_IMPORTS = 3
-"""Beside its groups a search starts Ray, Tune with the tracking store, and at its end the process that scores test."""
+"""A worker group: a controller, its helpers, and its workers one beside the other."""
+SEARCH_IMPORTS = 4
+"""Ray, the driver with Tune and the tracking store, the service, and at the end the test split."""
+TRIAL_IMPORTS = 0.5
+"""A trial's process imports Tune, but no torch."""
+STARTING_CORES = 2
+"""The driver and what it starts keep so many busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,7 @@ def forecast(ready: Prepared, profile: Profile, cpus: float, gpus: float) -> For
         ConfigError: no trial can train.
     """
     started = time.perf_counter()
-    layout, apart = (layout_of(ready, profile, cpus, gpus, isolated=isolated) for isolated in (False, True))
+    layout, apart = (layout_of(ready.space, profile, cpus, gpus, isolated=isolated) for isolated in (False, True))
     cache_bytes = profile.cache_gb * 10**9
     with as_worker(ready.backbone, layout.cpus_per_worker, on_gpu=layout.gpus_per_worker > 0):
         trials, counted, notes = _count(ready)
@@ -188,8 +193,9 @@ def _search_s(clock: Clock, plan: _Plan, process: Process) -> float:
         (wave.group, clock.wave_s(epochs, plan.layout, plan.num_cohorts))
         for wave, epochs in zip(plan.waves, plan.epochs, strict=True)
     ]
-    start_s = GROUP_IMPORTS * process.import_s
-    return SEARCH_IMPORTS * process.import_s + makespan(jobs, start_s, plan.layout.num_cohorts)
+    seats = max(len(wave.trials) for wave in plan.waves) * plan.num_cohorts
+    imports = (SEARCH_IMPORTS + TRIAL_IMPORTS * seats) / min(STARTING_CORES, os.cpu_count() or 1)
+    return process.import_s * imports + makespan(jobs, GROUP_IMPORTS * process.import_s, plan.layout.num_cohorts)
 
 
 def _images_per_s(clock: Clock, plan: _Plan) -> float:
@@ -199,9 +205,10 @@ def _images_per_s(clock: Clock, plan: _Plan) -> float:
 
 
 def remember(found: Forecast, file: Path) -> None:
-    """Keep the predicted seconds, for the report of the search itself."""
+    """Keep what the search itself asks for: the predicted seconds, and how many members fit."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"seconds": found.seconds, "seconds_isolated": found.seconds_isolated}))
+    kept = ("seconds", "seconds_isolated", "members_per_cohort")
+    file.write_text(json.dumps({name: getattr(found, name) for name in kept}))
 
 
 def remembered(file: Path) -> dict[str, float]:

@@ -20,7 +20,8 @@ import torch.distributed as dist
 
 from pipelines.progress import ProgressStore
 from pipelines.roster import ERROR, Joining, Report, Round
-from pipelines.shared import BUNDLE, Shared
+from pipelines.shared import BUNDLE, Shared, Work
+from pipelines.spared import Spared
 from utuning.backbone import Backbone
 from utuning.bundle import bundle_bytes, save_bundle
 from utuning.cohort import Cohort, Score
@@ -57,8 +58,9 @@ class Seated:
 class CohortJob:
     """The cohort on this worker: backbone, loaders, caches and members."""
 
-    def __init__(self, template: TrialConfig, shared: Shared, service: Any, name: str) -> None:
-        torch.set_num_threads(shared.cpus_per_worker)
+    def __init__(self, work: Work, service: Any, name: str) -> None:
+        template, shared = TrialConfig.from_dict(work.template), work.shared
+        torch.set_num_threads(shared.group.layout.cpus_per_worker)
         context = ray.train.get_context()
         self.worker, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.template, self.shared, self.service, self.name = template, shared, service, name
@@ -69,10 +71,13 @@ class CohortJob:
         self.seated: dict[str, Seated] = {}
         self.num_groups = 1
         self.train_time_s = 0.0
+        self.start_s = 0.0
+        self.spared = Spared(self.backbone, self.loaders["val"])
 
     def run(self) -> None:
         """Train rounds until the service has no more."""
-        self.num_groups = 2 ** self._told(lambda: ray.get(self.service.attach.remote(self.name)))
+        attempts, self.start_s = self._told(lambda: ray.get(self.service.attach.remote(self.name)))
+        self.num_groups = 2**attempts
         while (round_ := self._told(lambda: ray.get(self.service.next_round.remote(self.name)))) is not None:
             reports = self._seat(round_)
             reports |= self._train([seat for seat in sorted(round_.training) if seat in self.seated])
@@ -128,11 +133,14 @@ class CohortJob:
                 if error:
                     reports[seat] = {ERROR: error}
         living = [seat for seat in seats if seat not in reports]
+        scores = self._evaluate(living)
         work = {
+            "cohort": self.name,
             "cohort_members": len(seats),
             "cohort_images_per_s": self.loaders["train"].num_examples * len(seats) / (self.train_time_s - before_s),
+            **self.spared.report(self.start_s),
         }
-        for seat, score in zip(living, self._evaluate(living), strict=True):
+        for seat, score in zip(living, scores, strict=True):
             whole = math.isfinite(score.accuracy)
             reports[seat] = (
                 self._report(seat, losses[seat], score) | work if whole else {ERROR: "it cannot be evaluated"}
@@ -144,6 +152,7 @@ class CohortJob:
         started, loader = time.perf_counter(), self.loaders["train"]
         cohort = self._cohort(seats)
         losses = cohort.train_epoch(loader.epoch(epoch, self._useful("train", cohort.members)))
+        self.spared.add(cohort.sharing)
         self.num_groups = max(self.num_groups, len(cohort.isolation.groups))
         seconds = time.perf_counter() - started
         self.train_time_s += seconds
@@ -161,7 +170,9 @@ class CohortJob:
         if not seats:
             return []
         cohort = self._cohort(seats)
-        return cohort.evaluate(self.loaders["val"].epoch(0, self._useful("val", cohort.members)))
+        scores = cohort.evaluate(self.loaders["val"].epoch(0, self._useful("val", cohort.members)))
+        self.spared.add(cohort.sharing)
+        return scores
 
     def _cohort(self, seats: Sequence[str]) -> Cohort:
         return Cohort(
@@ -224,7 +235,7 @@ class CohortJob:
             seed=trial.train.seed,
             recipe=trial.recipe,
             train=split == "train",
-            threads=self.shared.cpus_per_worker,
+            threads=self.shared.group.layout.cpus_per_worker,
             views=None if trial.views == "online" else trial.views,
         )
 

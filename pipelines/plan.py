@@ -62,11 +62,6 @@ def expected_trials(ready: Prepared) -> list[TrialConfig]:
     return ready.space.baseline_trials(ready.facts) + ready.space.random_trials(ready.facts)
 
 
-def num_trials(space: SearchSpace) -> int:
-    """How many trials a search has at most."""
-    return (len(space.baselines) + space.budget.num_trials) * len(space.seeds)
-
-
 def space_digest(ready: Prepared) -> str:
     """The same for searches of the same space on the same data and backbone."""
     return digest({"space": asdict(ready.space), "facts": asdict(ready.facts)})

@@ -11,6 +11,7 @@ from pipelines.board import Board
 from pipelines.progress import PATH, ProgressStore
 from pipelines.roster import ERROR
 from pipelines.shared import BUNDLE
+from pipelines.spared import SHARE, Tally
 from pipelines.tracking import Outcome, Status, Tracker
 from utuning.configs import TrialConfig
 
@@ -39,6 +40,7 @@ class Recorder(Callback):  # type: ignore[misc]
     store: ProgressStore
     service: Any
     run_ids: dict[str, str] = field(default_factory=dict)
+    spared: Tally = field(default_factory=Tally)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks for its own restore, which this project does not use."""
@@ -62,7 +64,8 @@ class Recorder(Callback):  # type: ignore[misc]
         epoch = int(result["epoch"])
         metrics = {key: result[key] for key in REPORTED if key in result}
         self.tracker.log_epoch(self.run_ids[trial.trial_id], epoch, metrics)
-        self.board.epoch(trial.trial_id, epoch, result.get("val/accuracy"), at_work(result))
+        self.spared.add(trial.trial_id, result)
+        self.board.epoch(trial.trial_id, epoch, result.get("val/accuracy"), at_work(result, self.spared.seconds))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the run of a trial that ran to its end, failed by itself, or was stopped early by the scheduler."""
@@ -95,8 +98,11 @@ class Recorder(Callback):  # type: ignore[misc]
         self.board.end(trial.trial_id, outcome)
 
 
-def at_work(result: Mapping[str, Any]) -> str:
-    """How a trial's cohort is doing, as its last report says."""
+def at_work(result: Mapping[str, Any], spared_s: float) -> str:
+    """How a trial's cohort is doing, as its last report says, and what all cohorts have spared so far."""
     if "cohort_images_per_s" not in result:
         return ""
-    return f"cohort: {result['cohort_members']} members, {result['cohort_images_per_s']:,.0f} images/s in all"
+    return (
+        f"cohort: {result['cohort_members']} members, {result['cohort_images_per_s']:,.0f} images/s in all; "
+        f"{result[SHARE]:.0%} of the frozen blocks' work spared, about {spared_s:.0f} s with the starts of workers"
+    )

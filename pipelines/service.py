@@ -1,11 +1,11 @@
 """The cohort service: Tune's trials ask it for epochs, cohorts' worker groups ask it for rounds.
 
 One asynchronous actor for a search. It seats each trial in a cohort of its cohort key, starts a worker group for a
-cohort that has none, and ends one that nobody needs when another waits for its resources.
+cohort that has none, and ends one that nobody needs when another waits for its resources. The first group may start
+before anything is known of the search: its processes take longest, and the driver has its own things to read.
 """
 
 import asyncio
-import pickle
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,37 +16,58 @@ from typing import Any
 
 from pipelines.progress import PATH, ProgressStore
 from pipelines.roster import Joining, Report, Roster, Round
+from pipelines.shared import Shared, Work
 from pipelines.worker_group import WorkerGroup
 from utuning.configs import TrialConfig
 
 
 @dataclass
 class _Cohort:
+    """A cohort; without a key, as long as no trial has taken its first seat."""
+
     name: str
-    key: str
-    template: Mapping[str, Any]
+    key: str | None = None
+    work: "asyncio.Future[Work | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     roster: Roster = field(default_factory=Roster)
     started: bool = False
     attempts: int = 0
+    begun: float = 0.0
+    start_s: float = 0.0
+
+    async def close(self, error: str | None = None) -> None:
+        if not self.work.done():
+            self.work.set_result(None)
+        await self.roster.close(error)
 
 
 class CohortService:
     """The actor.
 
     Args:
-        group: the pickled `WorkerGroup` of every cohort.
-        name: a prefix of the groups' names, new for every start of a search.
-        max_members: how many members one may have.
         isolated: whether every trial has a group of its own.
     """
 
-    def __init__(self, group: bytes, *, name: str, max_members: int, isolated: bool) -> None:
-        self._group: WorkerGroup = pickle.loads(group)
-        self._name, self._slots = name, self._group.layout.num_cohorts
-        self._max_members, self._isolated = max_members, isolated
-        self._store = ProgressStore(self._group.shared.members)
+    _group: WorkerGroup
+    _shared: Shared
+
+    def __init__(self, *, isolated: bool) -> None:
+        self._isolated = isolated
         self._cohorts: dict[str, _Cohort] = {}
         self._numbers = count()
+        # A service that is started again must not meet the state of the groups that it had before.
+        self._name = f"{time.time_ns():x}"
+        import ray.train.torch  # noqa: F401  # takes seconds, which the first group would wait for
+
+    async def warm(self, group: WorkerGroup) -> None:
+        """Start the group that the first trial will want."""
+        self._group = group
+        if not self._cohorts:
+            self._new_cohort()
+            self._start_what_fits()
+
+    async def open(self, shared: Shared) -> None:
+        """Learn what the search shares. Every trial says it: a service that was started again knows nothing."""
+        self._shared, self._group = shared, shared.group
 
     async def next_epoch(
         self, seat: str, member_id: str, trial: Mapping[str, Any], epoch: int, start: str | None
@@ -58,7 +79,7 @@ class CohortService:
         """
         cohort = self._seated(seat)
         if cohort is None:
-            latest = None if start else self._store.latest(member_id)
+            latest = None if start else ProgressStore(self._shared.members).latest(member_id)
             if latest is not None and latest["epoch"] > epoch:
                 return latest
             start = latest[PATH] if latest else start
@@ -70,25 +91,27 @@ class CohortService:
         await self._make_room()
         return await asked
 
-    async def warm(self, trial: Mapping[str, Any]) -> None:
-        """Start the group that a trial will want, while Tune is still starting the trial's process."""
-        if not self._cohorts:
-            self._cohort_for(trial, TrialConfig.from_dict(trial).trial_id)
-            self._start_what_fits()
-
     async def leave(self, seat: str) -> None:
         """A trial is over, or begins anew."""
         if (cohort := self._seated(seat)) is not None:
             await cohort.roster.leave(seat)
         await self._make_room()
 
-    async def attach(self, name: str) -> int:
-        """A cohort's workers begin; returns how often they had begun before, and were lost."""
+    async def work(self, name: str) -> Work | None:
+        """What a cohort's workers train, once a trial has joined it; None if it is over before that."""
         cohort = self._cohorts.get(name)
         if cohort is None:
-            return 0
+            return None
+        cohort.start_s = cohort.start_s or time.monotonic() - cohort.begun
+        return await asyncio.shield(cohort.work)
+
+    async def attach(self, name: str) -> tuple[int, float]:
+        """A cohort's workers begin; returns how often they had begun before and were lost, and how long they took."""
+        cohort = self._cohorts.get(name)
+        if cohort is None:
+            return 0, 0.0
         cohort.attempts += 1
-        return cohort.attempts - 1
+        return cohort.attempts - 1, cohort.start_s
 
     async def next_round(self, name: str) -> Round | None:
         """What a cohort's workers do next; None says that they are no longer needed."""
@@ -104,7 +127,7 @@ class CohortService:
     async def close(self) -> None:
         """End all cohorts, and wait until their resources are free."""
         for cohort in list(self._cohorts.values()):
-            await cohort.roster.close()
+            await cohort.close()
         while any(cohort.started for cohort in self._cohorts.values()):
             await asyncio.sleep(0.05)
 
@@ -112,13 +135,19 @@ class CohortService:
         return next((cohort for cohort in self._cohorts.values() if seat in cohort.roster), None)
 
     def _cohort_for(self, trial: Mapping[str, Any], member_id: str) -> _Cohort:
-        """The first cohort of the trial's key that has a seat free, or a new one."""
+        """A cohort of the trial's key with a seat free, one that waits for its first trial, or a new one."""
         key = TrialConfig.from_dict(trial).cohort_key + (f"-{member_id}" if self._isolated else "")
-        for cohort in self._cohorts.values():
-            if cohort.key == key and not cohort.roster.closed and len(cohort.roster) < self._max_members:
-                return cohort
+        free = [cohort for cohort in self._cohorts.values() if not cohort.roster.closed]
+        same = [each for each in free if each.key == key and len(each.roster) < self._shared.max_members]
+        cohort = next(iter([*same, *(each for each in free if each.key is None)]), None) or self._new_cohort()
+        if cohort.key is None:
+            cohort.key = key
+            cohort.work.set_result(Work(template=trial, shared=self._shared))
+        return cohort
+
+    def _new_cohort(self) -> _Cohort:
         name = f"{self._name}-{next(self._numbers)}"
-        self._cohorts[name] = _Cohort(name, key, trial)
+        self._cohorts[name] = _Cohort(name)
         return self._cohorts[name]
 
     async def _make_room(self) -> None:
@@ -129,15 +158,15 @@ class CohortService:
             del self._cohorts[cohort.name]
         idle = [cohort for cohort in self._cohorts.values() if cohort.started and len(cohort.roster) == 0]
         for cohort, _ in zip(idle, waiting, strict=False):
-            await cohort.roster.close()
+            await cohort.close()
 
     def _start_what_fits(self) -> None:
         running = sum(cohort.started for cohort in self._cohorts.values())
         if running == 0:
             self._group.free_what_was_left()
         waiting = [cohort for cohort in self._cohorts.values() if not cohort.started]
-        for cohort in waiting[: max(0, self._slots - running)]:
-            cohort.started = True
+        for cohort in waiting[: max(0, self._group.layout.num_cohorts - running)]:
+            cohort.started, cohort.begun = True, time.monotonic()
             # Ray Train's `fit` blocks until the group has ended.
             arguments = (cohort, asyncio.get_running_loop(), _own_handle())
             threading.Thread(target=self._run, args=arguments, daemon=True).start()
@@ -146,7 +175,7 @@ class CohortService:
         """Run a worker group to its end, in a thread."""
         error: str | None = None
         try:
-            self._group.run(cohort.name, cohort.template, service)
+            self._group.run(cohort.name, service)
         except BaseException as raised:
             error = f"the cohort's workers failed: {raised}"
         asyncio.run_coroutine_threadsafe(self._ended(cohort, error), loop)
@@ -154,24 +183,20 @@ class CohortService:
     async def _ended(self, cohort: _Cohort, error: str | None) -> None:
         del self._cohorts[cohort.name]
         cohort.started = False
-        await cohort.roster.close(error)
+        await cohort.close(error)
         self._start_what_fits()
 
 
 @contextmanager
-def cohort_service(group: WorkerGroup, search_id: str, *, max_members: int, isolated: bool) -> Iterator[Any]:
-    """Start the service of a search, and end it with all its groups."""
+def cohort_service(*, isolated: bool) -> Iterator[Any]:
+    """Start a search's service, and end it with all its groups; when something fails they are killed."""
     import ray
 
-    actor = ray.remote(num_cpus=0, max_restarts=2, max_concurrency=10_000)(CohortService)
-    # A search that goes on must not meet the state of the groups that it had before.
-    name = f"{search_id}-{time.time_ns():x}"
-    # Pickled: an actor that can restart should have no references as arguments. The driver keeps them alive.
-    service = actor.remote(ray.cloudpickle.dumps(group), name=name, max_members=max_members, isolated=isolated)
+    service = ray.remote(num_cpus=0, max_restarts=2, max_concurrency=10_000)(CohortService).remote(isolated=isolated)
     try:
         yield service
-    finally:
         ray.get(service.close.remote())
+    finally:
         ray.kill(service)
 
 

@@ -50,9 +50,7 @@ def ray_session(profile: Profile) -> Iterator[Resources]:
     Raises:
         ClusterError: the address does not answer.
     """
-    environment = LOCAL_ENVIRONMENT if profile.address is None else DRIVER_ENVIRONMENT
-    for key, value in {**environment, **_token(profile)}.items():
-        os.environ.setdefault(key, value)
+    set_environment(profile)
     import ray
 
     try:
@@ -68,6 +66,13 @@ def ray_session(profile: Profile) -> Iterator[Resources]:
         yield Resources(have.get("CPU", 0.0), have.get("GPU", 0.0))
     finally:
         ray.shutdown()
+
+
+def set_environment(profile: Profile) -> None:
+    """Set what Ray reads of its environment when it is imported."""
+    environment = LOCAL_ENVIRONMENT if profile.address is None else DRIVER_ENVIRONMENT
+    for key, value in {**environment, **_token(profile)}.items():
+        os.environ.setdefault(key, value)
 
 
 def _token(profile: Profile) -> dict[str, str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import ray
 
-from utuning.configs import BackboneConfig, TrialConfig
+from pipelines.worker_group import WorkerGroup
+from utuning.configs import BackboneConfig
 
 BUNDLE = "bundle"
 """The bundle's folder inside a saved epoch."""
@@ -14,23 +15,31 @@ BUNDLE = "bundle"
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all trials of a search share, in the object store: split tables, the backbone's arrays, names."""
+    """What all trials of a search share: their groups; in the object store split tables and the backbone's arrays."""
 
+    group: WorkerGroup
     tables: Mapping[str, ray.ObjectRef]
     backbone_state: ray.ObjectRef
     backbone: BackboneConfig
     class_names: tuple[str, ...]
     versions: Mapping[str, str]
-    cpus_per_worker: int
-    members: str
-    """Where the members' epochs are saved."""
+    max_members: int
+    """How many trials train together in one cohort."""
+    storage: str
+    """The search's folder."""
     cache: str
     """The folder of cached states, on each machine."""
     cache_bytes: int
 
+    @property
+    def members(self) -> str:
+        """Where the members' epochs are saved."""
+        return f"{self.storage}/members"
 
-def train_worker(config: dict[str, Any]) -> None:
-    """The entry point of every worker of a cohort's group; its imports are the workers' alone."""
-    from pipelines.job import CohortJob
 
-    CohortJob(TrialConfig.from_dict(config["template"]), config["shared"], config["service"], config["cohort"]).run()
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a cohort's workers train: trials like the template, which differ in nothing that the cohort shares."""
+
+    template: Mapping[str, Any]
+    shared: Shared

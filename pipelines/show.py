@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.forecast import Forecast, remembered
-from pipelines.plan import Prepared, num_trials, planned_trials, space_digest
+from pipelines.plan import Prepared, planned_trials, space_digest
 from pipelines.render import table as leaderboard_table
 from pipelines.search import Finished
 from pipelines.workspace import Workspace
@@ -79,7 +79,8 @@ def show_finished(finished: Finished, workspace: Workspace, ready: Prepared, con
     console.print(f"{verb}: {finished.decision.reason}", highlight=False)
     predicted = remembered(workspace.prediction(space_digest(ready)))
     before = f"; the plan predicted {predicted['seconds']:.0f} s" if predicted else ""
-    console.print(f"search {finished.search_id} took {finished.seconds:.0f} s{before}", highlight=False)
+    spared = f", about {finished.spared_s:.0f} s spared by cohorts" if finished.spared_s >= 1 else ""
+    console.print(f"search {finished.search_id} took {finished.seconds:.0f} s{spared}{before}", highlight=False)
     console.print(f"next: utuning leaderboard {name}   |   utuning pull {name} --to DIR", highlight=False)
     console.print(f"      {ui_command(workspace)}", highlight=False, soft_wrap=True)
 
@@ -103,7 +104,7 @@ def _search(ready: Prepared) -> str:
     budget, space = ready.space.budget, ready.space
     stop = SCHEDULERS[budget.scheduler]
     varied = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in space.domains)) or "nothing"
-    return f"{num_trials(space)} trials ({len(space.baselines)} baselines), {budget.searcher}, {stop}; varies {varied}"
+    return f"{space.num_trials} trials ({len(space.baselines)} baselines), {budget.searcher}, {stop}; varies {varied}"
 
 
 def _skipped(ready: Prepared) -> list[str]:

@@ -10,6 +10,7 @@ from ray import tune
 
 from pipelines.progress import PATH
 from pipelines.roster import ERROR
+from pipelines.shared import Shared
 
 SAVED = "member.json"
 WORST = {"val/accuracy": 0.0, "val/loss": math.inf}
@@ -23,9 +24,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     _start: str | None
     _epoch: int
 
-    def setup(self, config: dict[str, Any], service: Any) -> None:
+    def setup(self, config: dict[str, Any], service: Any, shared: Shared) -> None:
         """Remember what to ask for; the first step takes the seat."""
-        self._service = service
+        self._service, self._shared = service, shared
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
@@ -58,6 +59,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         ray.get(self._service.leave.remote(self._seat))
 
     def _begin(self, config: dict[str, Any]) -> None:
+        self._service.open.remote(self._shared)
         self._config, self._seat = config["case"], str(self.trial_id)
         self._path = self._start = None
         self._epoch = 0

@@ -1,11 +1,9 @@
 """A cohort's Ray Train worker group: what it needs, and how it is run until the cohort is over."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.profile import Layout
-from pipelines.shared import Shared, train_worker
 
 MAX_FAILURES = 3
 # Nothing reads Ray Data here. The cleaner frees a group whose controller was killed, through the dashboard's State API,
@@ -14,21 +12,20 @@ SPARED = frozenset({"DatasetsCallback"})
 SPARED_AT_HOME = SPARED | {"PlacementGroupCleanerCallback"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WorkerGroup:
-    """The resources of every cohort of a search, and what its workers share."""
+    """The resources of every cohort of a search; `storage` is for Ray Train's own state."""
 
     layout: Layout
     storage: str
     local: bool
-    shared: Shared
 
-    def run(self, name: str, template: Mapping[str, Any], service: Any) -> None:
+    def run(self, name: str, service: Any) -> None:
         """Train rounds until the service says that the cohort is over; a killed worker is replaced.
 
         Raises whatever made the group fail more often than it may.
         """
-        self._trainer(name, {"template": template, "cohort": name, "service": service, "shared": self.shared}).fit()
+        self._trainer(name, {"cohort": name, "service": service}).fit()
 
     def free_what_was_left(self) -> None:
         """While no group runs, give back what a killed one holds; on a cluster Ray Train's own cleaner does it."""
@@ -58,7 +55,7 @@ class WorkerGroup:
             ),
             run_config=ray.train.RunConfig(
                 name=name,
-                storage_path=f"{self.storage}/groups",
+                storage_path=self.storage,
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
@@ -73,3 +70,17 @@ def _trainer_class(spared: frozenset[str]) -> Any:
             return [each for each in super()._create_default_callbacks() if type(each).__name__ not in spared]
 
     return SparingTrainer
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The entry point of every worker of a cohort's group; its imports are the workers' alone, and take seconds.
+
+    A group may start before its search is known: the service tells it what to train once that is.
+    """
+    import ray
+
+    from pipelines.job import CohortJob
+
+    work = ray.get(config["service"].work.remote(config["cohort"]))
+    if work is not None:
+        CohortJob(work, config["service"], config["cohort"]).run()

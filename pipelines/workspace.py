@@ -29,9 +29,10 @@ class Workspace:
         """Cached states of frozen backbones, for all searches."""
         return self.root.absolute() / "states"
 
-    def search(self, search_id: str) -> Path:
-        """The folder of one search: checkpoints and Ray's own state."""
-        return self.root.absolute() / "searches" / search_id
+    @property
+    def searches(self) -> Path:
+        """What searches keep while they run: checkpoints and Ray's own state."""
+        return self.root.absolute() / "searches"
 
     def prediction(self, space_digest: str) -> Path:
         """What `utuning plan` said of a search, for its report."""

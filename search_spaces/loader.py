@@ -45,6 +45,20 @@ def load_space(name: str, overrides: Sequence[str] = ()) -> SearchSpace:
     return check_space(raw, str(path.name))
 
 
+def load_fixed_space(name: str, overrides: Sequence[str] = ()) -> SearchSpace:
+    """The same for a space of which one configuration is trained, without baselines.
+
+    Raises:
+        SpaceError: as `load_space`, or values that are still searched.
+    """
+    fixed = load_space(name, [*overrides, "budget.num_trials=1", "baselines=[]", "budget.searcher=random"])
+    if fixed.domains:
+        raise SpaceError(
+            f"still searched: {', '.join(fixed.domains)}; fix each by an override such as {next(iter(fixed.domains))}=…"
+        )
+    return fixed
+
+
 def find_space(name: str) -> Path:
     """Find the YAML of a space: a file, or the name of one that comes with the project."""
     path = Path(name).expanduser()

@@ -86,6 +86,11 @@ class SearchSpace:
         return find_domains(self.template)
 
     @property
+    def num_trials(self) -> int:
+        """How many trials a search has at most."""
+        return (len(self.baselines) + self.budget.num_trials) * len(self.seeds)
+
+    @property
     def maximise(self) -> bool:
         """Whether a larger metric is better."""
         return self.metric == "val/accuracy"

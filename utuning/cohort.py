@@ -35,6 +35,24 @@ class Score:
     count: int
 
 
+@dataclass
+class Sharing:
+    """What a cohort spared: frozen blocks below the members' first tuned ones, each counted once for every image.
+
+    Attributes:
+        run: blocks that were run for all members together.
+        alone: blocks that the members would have run one by one, without cached states.
+    """
+
+    run: int = 0
+    alone: int = 0
+
+    def add(self, run: int, alone: Sequence[int], num_images: int) -> None:
+        """Count a batch: blocks run together, and the frozen ones of each member."""
+        self.run += run * num_images
+        self.alone += sum(alone) * num_images
+
+
 class Cohort:
     """Members that train together, step by step, on the batches of one stream.
 
@@ -70,6 +88,7 @@ class Cohort:
         self._reduce = reduce
         self._worker, self._num_workers = worker, num_workers
         self.isolation = Isolation(len(self.members), num_groups)
+        self.sharing = Sharing()
         self._bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
 
     @property
@@ -163,7 +182,11 @@ class Cohort:
             features = run_shared(self.trunk, members, shared)
             logits = [member.logits(f_BF) for member, f_BF in zip(members, features, strict=True)]
         batch.remember(shared.found)
+        self.sharing.add(shared.num_blocks_run, [self._frozen_blocks(member) for member in members], len(batch.labels))
         return [scores.float() for scores in logits]
+
+    def _frozen_blocks(self, member: Member) -> int:
+        return len(self.trunk.blocks) if member.first_depth is None else member.first_depth
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)

@@ -21,6 +21,8 @@ class SharedRows:
         known: states that need not be computed, by depth.
         wanted: depths whose states are kept in `found` as the cursor passes them.
         pooled: whether the last block may compute the pooled tokens alone, unless the state after it is wanted.
+
+    `num_blocks_run` counts the blocks that it has run to their end.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class SharedRows:
     ) -> None:
         self.images_B3HW = images_B3HW
         self.found: dict[int, Tensor] = {}
+        self.num_blocks_run = 0
         self._trunk, self._known, self._wanted = trunk, known or {}, wanted
         self._pooled = pooled and len(trunk.blocks) not in wanted
         self._cursor = (-1, 0)
@@ -88,7 +91,9 @@ class SharedRows:
             x = self._op(depth, place - 1).merge(x, self.given(depth, place - 1))
         elif block.enter is not None:
             x = block.enter.run(x)
-        self._move((depth, place + 1) if place < len(block.ops) else (depth + 1, 0), x)
+        inside = place < len(block.ops)
+        self.num_blocks_run += not inside
+        self._move((depth, place + 1) if inside else (depth + 1, 0), x)
 
     def _move(self, stage: tuple[int, int], x: Tensor) -> None:
         self._cursor, self._x, self._given = stage, x, None

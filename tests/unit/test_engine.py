@@ -70,6 +70,14 @@ def test_frozen_ops_below_the_first_tuned_depth_have_no_autograd(backbone: Backb
     assert seen == [False, False, False, True]
 
 
+def test_what_a_cohort_spares_is_counted_in_frozen_blocks(backbone: Backbone) -> None:
+    cohort = Cohort(backbone, [member(backbone, name) for name in ("linear", "dual", "tri")])
+    cohort.step(batch(size=6))
+    assert (cohort.sharing.run, cohort.sharing.alone) == (4 * 6, (4 + 2 + 0) * 6)
+    cohort.evaluate([batch(size=6)])
+    assert (cohort.sharing.run, cohort.sharing.alone) == (2 * 4 * 6, 2 * (4 + 2 + 0) * 6)
+
+
 def test_two_workers_equal_one(backbone: Backbone) -> None:
     """Gradient sums of two half batches, reduced by hand, give the step of the whole batch."""
     whole, half_a, half_b = member(backbone, "dual"), member(backbone, "dual"), member(backbone, "dual")

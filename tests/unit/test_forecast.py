@@ -251,7 +251,7 @@ def test_a_forecast_of_a_tiny_space(ready, quick: None) -> None:  # type: ignore
     found = forecast(ready, Profile(name="p"), 2, 0)
     assert all(math.isfinite(getattr(found, name)) and getattr(found, name) > 0 for name in NUMBERS)
     assert found.layout == replace(ONE_WORKER, num_workers=2)
-    assert found.members_per_cohort == 16
+    assert found.members_per_cohort == 8
     assert [len(wave.trials) for wave in found.waves] == [5]
     assert sum(found.shared_blocks.values()) == 5
     assert found.shared_blocks.keys() <= {0, 1, 2}

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from pipelines.board import Board
 from pipelines.doctor import mismatch
+from pipelines.spared import Tally
 
 
 def board(*, terminal: bool) -> tuple[Board, io.StringIO]:
@@ -41,3 +42,17 @@ def test_doctor_says_a_torchvision_mismatch_in_words() -> None:
     assert "different builds" in said
     assert "pip install" in said
     assert "nms" not in mismatch("2.14.1", "0.29.1", "no module named x")
+
+
+def report(cohort: str, blocks_s: float) -> dict[str, object]:
+    return {"cohort": cohort, "cohort_spared_s": blocks_s, "cohort_start_s": 10.0, "cohort_spared_share": 0.5}
+
+
+def test_what_a_search_spares_counts_each_cohort_once_and_a_start_for_all_trials_but_its_first() -> None:
+    spared = Tally()
+    for trial in ("a", "b", "c"):
+        spared.add(trial, report("first", 3.0))
+    spared.add("a", report("first", 7.0))
+    spared.add("d", report("second", 1.0))
+    spared.add("e", {"error": "it failed"})
+    assert spared.seconds == 7.0 + 2 * 10.0 + 1.0

@@ -1,0 +1,46 @@
+"""A search from the command line: Ray starts while the space is read, its data prepared and its backbone loaded."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cluster.profile import Profile
+from pipelines.crew import starting_crew
+from pipelines.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipelines.plan import Prepared
+    from pipelines.search import Finished
+
+
+def launch(
+    name: str,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    fixed: bool = False,
+    profile: Profile,
+    workspace: Workspace,
+    tracking_uri: str | None = None,
+    resume: bool = False,
+    isolated: bool = False,
+) -> "tuple[Prepared, Finished]":
+    """Load a space, show its plan, search it, show what came out; `fixed` allows one configuration only.
+
+    Raises whatever is wrong with the space, the data, the backbone, the cluster or the tracking store.
+    """
+    with starting_crew(profile, workspace, isolated=isolated) as crew_for:
+        # These imports take seconds, and Ray starts meanwhile.
+        from pipelines import show
+        from pipelines.plan import prepare_search
+        from pipelines.search import run_search
+        from search_spaces.loader import load_fixed_space, load_space
+
+        space = (load_fixed_space if fixed else load_space)(name, overrides)
+        crew = crew_for(space)
+        ready = prepare_search(space, workspace)
+        show.show_plan(ready, console)
+        finished = run_search(ready, crew, workspace=workspace, tracking_uri=tracking_uri, resume=resume)
+    show.show_finished(finished, workspace, ready, console)
+    return ready, finished

@@ -1,0 +1,68 @@
+"""What a cohort spares, in seconds: frozen blocks that are not run again, and worker groups that are not started."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from utuning.backbone import Backbone
+    from utuning.cohort import Sharing
+    from utuning.data.loader import Loader
+
+COHORT, BLOCKS, START = "cohort", "cohort_spared_s", "cohort_start_s"
+SHARE = "cohort_spared_share"
+
+
+class Spared:
+    """A worker's count of it, from its start; what a block takes is measured on one batch of `loader`."""
+
+    def __init__(self, backbone: "Backbone", loader: "Loader") -> None:
+        self._block_s = _block_s(backbone, loader)
+        self._run = self._alone = 0
+
+    def add(self, sharing: "Sharing") -> None:
+        """Add what one pass over a split counted."""
+        self._run += sharing.run
+        self._alone += sharing.alone
+
+    def report(self, start_s: float) -> dict[str, float]:
+        """The seconds so far, the share of all frozen blocks, and what the group's start took."""
+        blocks = self._alone - self._run
+        return {BLOCKS: blocks * self._block_s, SHARE: blocks / max(1, self._alone), START: start_s}
+
+
+@dataclass
+class Tally:
+    """What a search has spared so far, from its trials' reports: an estimate of what it would take more without."""
+
+    last: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    trials: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Note a report, which says how its whole cohort is doing."""
+        if COHORT in report:
+            self.last[report[COHORT]] = report
+            self.trials.setdefault(report[COHORT], set()).add(trial_id)
+
+    @property
+    def seconds(self) -> float:
+        """Blocks not run, and for every trial but the first of a cohort a start of its workers."""
+        starts = {cohort: report[START] * (len(self.trials[cohort]) - 1) for cohort, report in self.last.items()}
+        return float(sum(self.last[cohort][BLOCKS] + start_s for cohort, start_s in starts.items()))
+
+
+def _block_s(backbone: "Backbone", loader: "Loader") -> float:
+    """Seconds of a frozen block for one image, from the second pass of a batch through all of them."""
+    import torch
+
+    from utuning.shared_rows import SharedRows
+
+    batch = next(iter(loader.epoch(0))).to(next(backbone.trunk.model.parameters()).device)
+    with torch.no_grad():
+        images = backbone.normalise(batch.pixels)
+        for _ in range(2):
+            started = time.perf_counter()
+            float(SharedRows(backbone.trunk, images).features().sum())  # reading it waits for a GPU
+            seconds = time.perf_counter() - started
+    return seconds / (len(images) * len(backbone.trunk.blocks))
