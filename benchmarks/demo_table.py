@@ -39,7 +39,7 @@ def candidates(ready: Prepared) -> list[TrialConfig]:
     fixed = [
         replace(trial, train=replace(trial.train, lr=lr))
         for trial in ready.space.baseline_trials(ready.facts)
-        for lr in LEARNING_RATES[trial.method]
+        for lr in LEARNING_RATES.get(trial.method, (trial.train.lr,))
     ]
     return fixed + ready.space.random_trials(ready.facts)
 

@@ -1,4 +1,4 @@
-"""Whole searches, live cohorts beside `--isolated`: wall-clock in turns, and whether the results are the same.
+"""Whole searches, live cohorts beside `--isolated`: wall-clock in turns, what the planner said, and the same results.
 
     python benchmarks/searches.py [demo] [sides] [growth]
 
@@ -16,37 +16,64 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from measuring import write_result
 
+from cluster.profile import load_profile
+from pipelines.forecast import forecast, stand_in
+from pipelines.plan import prepare_search
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
+from search_spaces.loader import load_space
 
 RESULT = Path(__file__).parent.parent / "docs" / "results" / "cohorts"
-SIDES = (
-    "families=[{tuners: [{method: {choice: [unipt, ladder, bypass]}}]}, {tuners: []}]",
-    "baselines=[{tuners: []}]",
-)
-BARS = {"demo": 6.0, "sides": 12.0}
-TITLES = {"demo": "the demo space's own mix", "sides": "side networks and linear heads"}
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A space of the benchmark: the demo's, with these changes; the bars stand in the project's plan."""
+
+    title: str
+    changes: tuple[str, ...]
+    bar: float
+    growth_bar: float
+
+    def overrides(self, num_trials: int) -> list[str]:
+        """The space with so many trials in all."""
+        baselines = len(load_space("demo", self.changes).baselines)
+        return [*self.changes, f"budget.num_trials={num_trials - baselines}"]
+
+
+MIXES = {
+    "demo": Mix("the demo space's own mix", (), 6.0, 10.0),
+    "sides": Mix(
+        "side networks and linear heads",
+        (
+            "families=[{tuners: [{method: {choice: [unipt, ladder, bypass]}}]}, {tuners: []}]",
+            "baselines=[{tuners: []}]",
+        ),
+        12.0,
+        5.0,
+    ),
+}
 SIZES = (4, 16, 64)
 PAGE = """# Whole searches: live cohorts beside a worker group for each trial
 
-`python benchmarks/searches.py`: the demo data and backbone, four epochs, two cores, no ASHA; one run of each. The
-wall-clock of the command, from its start to its end: imports, Ray, MLflow, training, test, promotion. Training is the
-sum of the trials' own training seconds. Machine, commit and versions stand in [searches.json](searches.json).
+`python benchmarks/searches.py`: the demo data and backbone, four epochs, two cores, no ASHA; one run of each. Seconds
+are the wall-clock of the command, from its start to its end: imports, Ray, MLflow, training, test, promotion.
+Machine, commit and versions stand in [searches.json](searches.json).
 
-| search of 16 trials | cohorts | isolated | ratio | bar | training alone | largest val difference |
-|---|---:|---:|---:|---:|---:|---:|"""
+| search of 16 trials | cohorts | isolated | ratio | bar | FLOPs alone allow | with starts of processes, planned | \
+largest val difference |
+|---|---:|---:|---:|---:|---:|---:|---:|"""
+PLANNED = """
+What `utuning plan` said before, and what it took:
 
-
-def overrides(name: str, num_trials: int) -> list[str]:
-    """The space of one benchmark, with so many trials in all."""
-    num_baselines = 2 if name == "demo" else 1
-    own = SIDES if name == "sides" else ()
-    return [*own, f"budget.num_trials={num_trials - num_baselines}"]
+| search | trials | predicted | measured | off by |
+|---|---:|---:|---:|---:|"""
 
 
 def search(name: str, num_trials: int, data: Path, *flags: str) -> tuple[float, list[RunRecord]]:
@@ -54,68 +81,76 @@ def search(name: str, num_trials: int, data: Path, *flags: str) -> tuple[float, 
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "runs"
         shutil.copytree(data, home / "data")
-        command = [sys.executable, "-m", "pipelines.cli", "search", "demo", *overrides(name, num_trials), *flags]
+        overrides = MIXES[name].overrides(num_trials)
         started = time.monotonic()
         subprocess.run(
-            [*command, "--home", str(home)],
+            [sys.executable, "-m", "pipelines.cli", "search", "demo", *overrides, *flags, "--home", str(home)],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         seconds = time.monotonic() - started
         workspace = Workspace(home)
         return seconds, Tracker.open(workspace.tracking_uri, workspace.artifacts).runs("demo")
 
 
+def planned(name: str, num_trials: int, data: Path) -> dict[str, float]:
+    """What the planner says of a search."""
+    ready = prepare_search(load_space("demo", MIXES[name].overrides(num_trials)), Workspace(data.parent))
+    profile = load_profile("local")
+    found = forecast(ready, profile, *stand_in(profile))
+    return {
+        "predicted_s": found.seconds,
+        "flops_ratio": found.flops_isolated / found.flops,
+        "planned_ratio": found.seconds_isolated / found.seconds,
+        "calibration_s": found.calibration_s,
+    }
+
+
+def together(name: str, num_trials: int, data: Path) -> tuple[dict[str, Any], list[RunRecord]]:
+    """One search with live cohorts, planned before."""
+    plan = planned(name, num_trials, data)
+    seconds, runs = search(name, num_trials, data)
+    return {"search": name, "trials": num_trials, "seconds": seconds, **plan}, runs
+
+
 def compare(name: str, data: Path, num_trials: int = 16) -> dict[str, Any]:
     """One search with live cohorts and one with a worker group for each trial."""
-    together, runs = search(name, num_trials, data)
+    row, runs = together(name, num_trials, data)
     isolated, others = search(name, num_trials, data, "--isolated")
     alone = {run.trial.trial_id: run.metrics["val/accuracy"] for run in others}
     assert alone.keys() == {run.trial.trial_id for run in runs}
     return {
-        "search": name,
-        "trials": num_trials,
-        "seconds": together,
+        **row,
         "seconds_isolated": isolated,
-        "ratio": isolated / together,
-        "bar": BARS[name],
+        "ratio": isolated / row["seconds"],
         "largest_val_difference": max(abs(run.metrics["val/accuracy"] - alone[run.trial.trial_id]) for run in runs),
-        "training_ratio": _training(others) / _training(runs),
     }
 
 
-def _training(runs: Sequence[RunRecord]) -> float:
-    """Seconds of training of all trials."""
-    return sum(run.metrics["train_time_s"] for run in runs)
-
-
-def growth(data: Path) -> list[dict[str, Any]]:
-    """How the time of a search grows with its trials."""
-    return [
-        {"search": name, "trials": count, "seconds": search(name, count, data)[0]} for name in TITLES for count in SIZES
-    ]
-
-
 def page(compared: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]]) -> str:
-    """Both tables as Markdown."""
+    """All tables as Markdown."""
     lines = [PAGE]
     for row in compared:
-        seconds = f"{row['seconds']:.0f} s | {row['seconds_isolated']:.0f} s | {row['ratio']:.1f}x | ≥{row['bar']:.0f}x"
-        rest = f"{row['training_ratio']:.1f}x | {row['largest_val_difference']:.4f}"
-        lines.append(f"| {TITLES[row['search']]} | {seconds} | {rest} |")
+        mix = MIXES[row["search"]]
+        seconds = f"{row['seconds']:.0f} s | {row['seconds_isolated']:.0f} s | {row['ratio']:.1f}x | ≥{mix.bar:.0f}x"
+        allowed = f"{row['flops_ratio']:.1f}x | {row['planned_ratio']:.1f}x"
+        lines.append(f"| {mix.title} | {seconds} | {allowed} | {row['largest_val_difference']:.4f} |")
+    lines.append(PLANNED)
+    for row in grown or compared:
+        off = row["predicted_s"] / row["seconds"] - 1
+        measured = f"{row['predicted_s']:.0f} s | {row['seconds']:.0f} s | {off:+.0%}"
+        lines.append(f"| {MIXES[row['search']].title} | {row['trials']} | {measured} |")
     if grown:
-        lines += ["", "| trials | " + " | ".join(TITLES.values()) + " |", "|---:|---:|---:|"]
-        for count in SIZES:
-            cells = [f"{row['seconds']:.0f} s" for name in TITLES for row in grown if _is(row, name, count)]
-            lines.append(f"| {count} | {' | '.join(cells)} |")
+        lines += ["", "How the time grows with the trials:", ""]
+        for name, mix in MIXES.items():
+            few, many = (row["seconds"] for row in grown if row["search"] == name and row["trials"] in (4, 64))
+            lines.append(
+                f"- {mix.title}: 64 trials take {many / few:.1f} times what 4 take (bar ≤{mix.growth_bar:.0f})"
+            )
         lines += ["", "![time of a search by its number of trials](growth.png)"]
     return "\n".join([*lines, ""])
-
-
-def _is(row: dict[str, Any], name: str, count: int) -> bool:
-    return row["search"] == name and row["trials"] == count
 
 
 def plot(grown: Sequence[dict[str, Any]], to: Path) -> None:
@@ -126,9 +161,9 @@ def plot(grown: Sequence[dict[str, Any]], to: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name, title in TITLES.items():
+    for name, mix in MIXES.items():
         rows = [row for row in grown if row["search"] == name]
-        axes.plot([row["trials"] for row in rows], [row["seconds"] for row in rows], marker="o", label=title)
+        axes.plot([row["trials"] for row in rows], [row["seconds"] for row in rows], marker="o", label=mix.title)
     axes.set(xlabel="trials", ylabel="seconds", ylim=(0, None), xticks=SIZES)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -140,27 +175,36 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="*", help="demo, sides, growth; all if left out")
     asked = parser.parse_args().what or ["demo", "sides", "growth"]
-    RESULT.mkdir(parents=True, exist_ok=True)
     file = RESULT / "searches.json"
     known = json.loads(file.read_text()) if file.exists() else {"compared": [], "growth": []}
     compared = {row["search"]: row for row in known["compared"]}
+    grown = {(row["search"], row["trials"]): row for row in known["growth"]}
     with tempfile.TemporaryDirectory() as folder:
         data = _prepared(Path(folder))
-        for name in [name for name in TITLES if name in asked]:
+        for name in [name for name in MIXES if name in asked]:
             compared[name] = compare(name, data)
-            print(compared[name], flush=True)
-        grown = growth(data) if "growth" in asked else known["growth"]
-    write_result(file, "python benchmarks/searches.py", compared=list(compared.values()), growth=grown)
-    (RESULT / "searches.md").write_text(page(list(compared.values()), grown))
-    if grown:
-        plot(grown, RESULT / "growth.png")
+            grown[name, 16] = compared[name]
+            write(compared, grown)
+        wanted = {(name, count) for name in MIXES for count in SIZES} if "growth" in asked else set()
+        for name, count in sorted(wanted - {(name, 16) for name in asked}):
+            grown[name, count] = together(name, count, data)[0]
+            write(compared, grown)
+
+
+def write(compared: dict[str, dict[str, Any]], grown: dict[tuple[str, int], dict[str, Any]]) -> None:
+    """Write what is there so far: it takes long."""
+    RESULT.mkdir(parents=True, exist_ok=True)
+    rows, sizes = list(compared.values()), [grown[key] for key in sorted(grown)]
+    print(sizes[-1], flush=True)
+    write_result(RESULT / "searches.json", "python benchmarks/searches.py", compared=rows, growth=sizes)
+    whole = len(sizes) == len(MIXES) * len(SIZES)
+    (RESULT / "searches.md").write_text(page(rows, sizes if whole else ()))
+    if whole:
+        plot(sizes, RESULT / "growth.png")
 
 
 def _prepared(home: Path) -> Path:
     """Draw the data once."""
-    from pipelines.plan import prepare_search
-    from search_spaces.loader import load_space
-
     prepare_search(load_space("demo"), Workspace(home))
     return home / "data"
 
