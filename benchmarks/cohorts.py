@@ -110,31 +110,45 @@ def one_by_one(frozen: Backbone, members: Sequence[Member], data: Batch) -> Call
     return lambda: [cohort.step(data) for cohort in cohorts]
 
 
-def known_states(frozen: Backbone, members: Sequence[Member], folder: Path) -> Callable[[], Batch]:
-    """Reads a batch's states from the cache on disk, as a loader does."""
+def known_states(
+    frozen: Backbone, members: Sequence[Member], folder: Path
+) -> tuple[Callable[[], Batch], Callable[[], Batch]]:
+    """As a loader does: a batch whose states are read from the cache on disk, and one whose states are kept there."""
     data = batch()
     cache, shapes = PrefixCache(folder, 10**9), state_shapes(frozen)
     prefix = Prefix(cache, shapes, num_rows=BATCH_SIZE, num_views=1, dtype=torch.float32, facts={"data": "noise"})
     useful = prefix.useful(frozen, members, 10**9)
     assert useful is not None
-    wanting = Batch(
-        **{**vars(data), "wanted": useful.depths, "remember": lambda found: useful.write(data.index, found, 0)}
-    )
-    Cohort(frozen, list(members)).evaluate([wanting])
+
+    def wanting() -> Batch:
+        keep = {"wanted": useful.depths, "remember": lambda found: useful.write(data.index, found, 0)}
+        return Batch(**{**vars(data), **keep})
+
+    Cohort(frozen, list(members)).evaluate([wanting()])
 
     def read() -> Batch:
         states = useful.read(data.index, 0)
         assert states is not None
         return Batch(**{**vars(data), "images": None, "states": states})
 
-    return read
+    return read, wanting
+
+
+def warm_trial(frozen: Backbone, rounds: int, folder: Path, title: str, *tuners: TunerConfig) -> Ratio:
+    """A trial's step on cached states to the same trial's where nothing is cached yet."""
+    cold, warm = (member(frozen, *tuners) for _ in range(2))
+    read, wanting = known_states(frozen, [warm], folder)
+    cohorts = [Cohort(frozen, [each]) for each in (cold, warm)]
+    seconds = in_turns(rounds, lambda: cohorts[0].step(wanting()), lambda: cohorts[1].step(read()))
+    flops = step_flops(frozen, [cold]) / step_flops(frozen, [warm], cached=True)
+    return Ratio(f"{title}, cold to warm cache", seconds[0] / seconds[1], flops, "≥3")
 
 
 def adapters_with_cache(frozen: Backbone, rounds: int, folder: Path) -> Ratio:
     """24 adapter trials over the last one to four blocks."""
     tuners = [adapter(f"last:{1 + number % 4}") for number in range(24)]
     together, alone = ([member(frozen, each, seed=n) for n, each in enumerate(tuners)] for _ in range(2))
-    read = known_states(frozen, together, folder)
+    read, _ = known_states(frozen, together, folder)
     cohort = Cohort(frozen, together)
     fused, solo = in_turns(rounds, lambda: cohort.step(read()), one_by_one(frozen, alone, batch()))
     flops = sum(step_flops(frozen, [each]) for each in alone) / step_flops(frozen, together, cached=True)
@@ -243,7 +257,9 @@ def main() -> None:
     frozen = backbone()
     with tempfile.TemporaryDirectory() as folder:
         ratios = [
-            adapters_with_cache(frozen, rounds, Path(folder)),
+            adapters_with_cache(frozen, rounds, Path(folder) / "adapters"),
+            warm_trial(frozen, rounds, Path(folder) / "linear", "a linear probe's step"),
+            warm_trial(frozen, rounds, Path(folder) / "side", "a UniPT step", TunerConfig(method="unipt")),
             one_more_side(frozen, rounds),
             all_layers(frozen, rounds),
             by_hand(frozen, rounds),
