@@ -41,9 +41,9 @@ ROWS: dict[str, tuple[float, tuple[TunerConfig, ...]]] = {
 }
 PAGE = """# Frozen states kept in half precision
 
-`python benchmarks/cache_dtypes.py`: drawn demo data, {epochs} epochs on {views} cached crops of each image, batch 32, seeds 0 to 2;
-val accuracy in %, and in brackets the mean change against fp32 over the seeds with its 95 % confidence interval (Student t, paired).
-Machine, commit and versions stand in [cache_dtypes.json](cache_dtypes.json).
+`python benchmarks/cache_dtypes.py`: drawn demo data, {epochs} epochs on {views} cached crops of each image, batch 32,
+seeds 0 to 2; val accuracy in %, and in brackets the mean change against fp32 over the seeds with its 95 % confidence
+interval (Student t, paired). Machine, commit and versions stand in [cache_dtypes.json](cache_dtypes.json).
 
 | trial | fp32 | fp16 | bf16 |
 |---|---:|---:|---:|
