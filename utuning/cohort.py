@@ -7,8 +7,8 @@ goes on among its own rows.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from utuning.data.loader import Batch
 from utuning.errors import ConfigError
 from utuning.isolation import Isolation
 from utuning.member import Member
+from utuning.precision import autocast
 from utuning.streams import run_shared, shared_rows
 
 Reduce = Callable[[Tensor], None]
@@ -89,7 +90,7 @@ class Cohort:
         self._worker, self._num_workers = worker, num_workers
         self.isolation = Isolation(len(self.members), num_groups)
         self.sharing = Sharing()
-        self._bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self._autocast = partial(autocast, self.device, precision)
 
     @property
     def failures(self) -> Mapping[int, str]:
@@ -187,9 +188,6 @@ class Cohort:
 
     def _frozen_blocks(self, member: Member) -> int:
         return len(self.trunk.blocks) if member.first_depth is None else member.first_depth
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16)
 
     def _training(self, training: bool) -> None:
         """Trunks stay in eval mode always, those that train too: drop-path is the engine's, batch statistics are not

@@ -35,6 +35,10 @@ class BundleError(UTuningError):
     """A bundle that is damaged or does not fit its backbone."""
 
 
+class PoolError(UTuningError):
+    """What a pool of tuners cannot hold, or does not hold."""
+
+
 class TrackingError(UTuningError):
     """A tracking store that cannot be reached, or does not hold what was asked for."""
 

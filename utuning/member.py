@@ -1,6 +1,7 @@
 """A member of a cohort: one trial's tuners, head, optimiser, schedule and state, on a shared frozen backbone."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -37,6 +38,9 @@ class Member:
         ConfigError: an unknown method or setting.
     """
 
+    images: Sequence[int] | None = None
+    """A member takes every image of a batch."""
+
     def __init__(
         self,
         backbone: Backbone,
@@ -46,6 +50,9 @@ class Member:
         tuners: Sequence[TunerConfig] = (),
         steps_per_epoch: int = 1,
     ) -> None:
+        self.backbone_fingerprint = backbone.fingerprint
+        self.num_classes = num_classes
+        self.tuners = tuple(tuners)
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.num_steps_done = 0
@@ -72,7 +79,6 @@ class Member:
         self._taps: dict[tuple[str, int] | None, Taps] = {
             where: cast(Inside, tuner).taps() for (role, where), tuner in self._at.items() if role == "inside"
         }
-        self.optimiser = _optimiser(self.parameters(), config)
 
     @classmethod
     def from_trial(cls, backbone: Backbone, trial: TrialConfig, *, steps_per_epoch: int = 1) -> "Member":
@@ -84,6 +90,11 @@ class Member:
             tuners=trial.tuners,
             steps_per_epoch=steps_per_epoch,
         )
+
+    @cached_property
+    def optimiser(self) -> torch.optim.AdamW:
+        """AdamW over everything that this member trains; prediction never builds it."""
+        return _optimiser(self.parameters(), self.config)
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything that this member trains."""

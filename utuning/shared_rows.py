@@ -4,7 +4,7 @@ A state is the stream at the entry of a block, by the block's depth; with L bloc
 L + 1 the features themselves. What nobody asks for is not computed, and what a cache knows is not computed again.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,24 @@ class SharedRows:
         self._cursor = (-1, 0)
         self._x: Tensor | None = images_B3HW
         self._given: tuple[tuple[int, int], Tensor] | None = None
+        self._place_of: dict[int, int] | None = None
+
+    def narrow(self, images: Collection[int]) -> None:
+        """Go on with the rows of these images of the batch alone; not where states are known or wanted, of all rows."""
+        assert not self._known and not self._wanted, "cached states are of all images"
+        if self._x is None or len(images) == len(self._x):
+            return
+        kept = sorted(images)
+        self._x = self.of(kept, self._x)
+        self._given = None if self._given is None else (self._given[0], self.of(kept, self._given[1]))
+        self._place_of = {image: place for place, image in enumerate(kept)}
+
+    def of(self, images: Sequence[int] | None, shared: Tensor) -> Tensor:
+        """A stream's rows out of shared ones: those of these images, in this order; None: all as they are."""
+        if images is None:
+            return shared
+        places = images if self._place_of is None else [self._place_of[image] for image in images]
+        return shared if list(places) == list(range(len(shared))) else shared[torch.tensor(places, device=shared.device)]
 
     def entering(self, depth: int) -> Tensor:
         """The state at the entry of a block, or of the final norm."""

@@ -4,7 +4,8 @@ Rows start shared by all members. A member's rows split off where it first chang
 run once, without autograd, for everybody. Afterwards the rows of all members that have split run together, one call an
 op: an op is frozen and row-wise, so running it on K members' rows together equals running it K times. Members whose
 rows have other shapes (a prompt's tokens), or that train a copy of the op's own weights, run in groups of their own.
-A side network reads the states and splits nothing.
+A side network reads the states and splits nothing. A stream may take only some of the batch's images, and one image several
+times: its rows are picked where it splits, and the shared rows of images that nobody reads any more go no further.
 Equations (U-Tuning, arXiv 2303.00690, fig. 4a): x' = x + OP(x) + U(x) at an op, y = Block(x) + U(x) at a block.
 
 Shape legend: B images of a batch, N tokens, D width, F features. x is a stream in the trunk's own layout.
@@ -29,6 +30,8 @@ class Stream(Protocol):
 
     side: Side | None
     """The network beside the backbone, if any."""
+    images: Sequence[int] | None
+    """Which of the batch's images its rows are of, by place; None: all, in order."""
     reads_all_tokens: bool
     """Whether it needs every token of the last block, not those alone that are pooled."""
 
@@ -59,14 +62,16 @@ class Streams:
         self.prompts: dict[int, int] = {}
         self._sides = [(k, side) for k, member in enumerate(members) if (side := member.side) is not None]
         reaching = [k for k in self._all() if reaches(members[k], trunk.stem)]
-        images = {k: present(shared.images_B3HW) for k in reaching}
+        images = {k: shared.of(members[k].images, present(shared.images_B3HW)) for k in reaching}
         self.rows: dict[int, Tensor] = self._outputs(trunk.stem, images)
+        self._narrow()
         self.carried: dict[int, Any] = {
             k: side.start(trunk.blocks[0].whole.layout.tokens(self._entering(k, 0))) for k, side in self._sides
         }
 
     def through(self, depth: int) -> None:
         """Run one block for everybody."""
+        self._narrow()
         block = self.trunk.blocks[depth]
         reading = [k for k in self._all() if self.members[k].beside(block.whole) is not None]
         self._enter(block, depth)
@@ -97,12 +102,12 @@ class Streams:
     def _through_op(self, op: OpSite, depth: int, place: int) -> None:
         """x' = x + OP(x) + U(x) for every member that has its own rows, or gets them here."""
         sharing = self._sharing()
-        reaching = {k: self.shared.before(depth, place) for k in sharing if reaches(self.members[k], op)}
+        reaching = {k: self._before(k, depth, place) for k in sharing if reaches(self.members[k], op)}
         x = self.rows | reaching
         given = self._outputs(op, x)
         for k in sharing:
             if k not in reaching and self.members[k].beside(op) is not None:
-                x[k], given[k] = self.shared.before(depth, place), self.shared.given(depth, place)
+                x[k], given[k] = self._before(k, depth, place), self._picked(k, self.shared.given(depth, place))
         self.rows = {k: self._merged(k, op, x[k], given[k]) for k in x}
 
     def _merged(self, k: int, op: OpSite, x: Tensor, given: Tensor) -> Tensor:
@@ -132,12 +137,12 @@ class Streams:
             if instead is not None:
                 outputs[k] = op.layout.stream(instead(op.layout.tokens(x[k])), x[k])
             else:
-                groups.setdefault((id(self._site(k, op)), x[k].shape), []).append(k)
+                groups.setdefault((id(self._site(k, op)), x[k].shape[1:]), []).append(k)
         for group in groups.values():
-            site = self._site(group[0], op)
-            with tapped(site.layers, [self.members[k].taps(op) for k in group]):
+            site, num_rows = self._site(group[0], op), [len(x[k]) for k in group]
+            with tapped(site.layers, [self.members[k].taps(op) for k in group], num_rows):
                 given = site.run(_join([x[k] for k in group]))
-            outputs |= dict(zip(group, given.chunk(len(group)), strict=True))
+            outputs |= dict(zip(group, given.split(num_rows), strict=True))
         return outputs
 
     def _site(self, k: int, op: OpSite) -> OpSite:
@@ -155,7 +160,7 @@ class Streams:
     def _features(self, k: int) -> Tensor:
         member, norm = self.members[k], self.trunk.norm
         if not self._changes(k):
-            return self.shared.features()
+            return self._picked(k, self.shared.features())
         x = self._without_prompt(k)
         if member.side is not None:
             return member.side.features(norm.layout.tokens(x), self.carried[k])
@@ -179,11 +184,20 @@ class Streams:
     def _sharing(self) -> list[int]:
         return [k for k in self._all() if k not in self.rows]
 
-    def _entering(self, k: int, depth: int) -> Tensor:
-        return self.rows[k] if k in self.rows else self.shared.entering(depth)
+    def _narrow(self) -> None:
+        """Leave out the shared rows of images that nobody shares any more."""
+        images = [self.members[k].images for k in self._sharing()]
+        if images and None not in images:
+            self.shared.narrow({image for each in images for image in each or ()})
 
-    def _before(self, k: int, depth: int) -> Tensor:
-        return self.rows[k] if k in self.rows else self.shared.before(depth, 0)
+    def _picked(self, k: int, shared: Tensor) -> Tensor:
+        return self.shared.of(self.members[k].images, shared)
+
+    def _entering(self, k: int, depth: int) -> Tensor:
+        return self.rows[k] if k in self.rows else self._picked(k, self.shared.entering(depth))
+
+    def _before(self, k: int, depth: int, place: int = 0) -> Tensor:
+        return self.rows[k] if k in self.rows else self._picked(k, self.shared.before(depth, place))
 
 
 def run_streams(trunk: Trunk, members: Sequence[Stream], images_B3HW: Tensor) -> list[Tensor]:

@@ -268,7 +268,7 @@ def test_the_last_block_has_its_parameters_outside_layers_and_the_work_that_lead
 def test_taps_leave_no_hook_behind_even_when_the_op_raises() -> None:
     site = tiny().trunk.site("attn", 0)
     taps = LoRA(site, generator=Generator().manual_seed(0)).taps()
-    with pytest.raises(RuntimeError), tapped(site.layers, [taps]):
+    with pytest.raises(RuntimeError), tapped(site.layers, [taps], [1]):
         site.run(noise(2, 5, 31))
     assert not any(module._forward_hooks for module in tiny().trunk.model.modules())
 
