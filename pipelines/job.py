@@ -27,10 +27,12 @@ from utuning.bundle import bundle_bytes, save_bundle
 from utuning.cohort import Cohort, Score
 from utuning.configs import TrialConfig
 from utuning.data.loader import Loader
+from utuning.errors import BundleError
 from utuning.isolation import describe
 from utuning.member import Member
 from utuning.prefix import CACHE_DTYPES, Prefix, Useful, state_shapes
 from utuning.prefix_cache import PrefixCache
+from utuning.probe import probe_logits
 
 STATE = "state.pt"
 
@@ -140,11 +142,16 @@ class CohortJob:
             "cohort_images_per_s": self.loaders["train"].num_examples * len(seats) / (self.train_time_s - before_s),
             **self.spared.report(self.start_s),
         }
+        whole = [seat for seat, score in zip(living, scores, strict=True) if math.isfinite(score.accuracy)]
+        logits = self._probed(whole)
         for seat, score in zip(living, scores, strict=True):
-            whole = math.isfinite(score.accuracy)
-            reports[seat] = (
-                self._report(seat, losses[seat], score) | work if whole else {ERROR: "it cannot be evaluated"}
-            )
+            if seat not in whole:
+                reports[seat] = {ERROR: "it cannot be evaluated"}
+                continue
+            try:
+                reports[seat] = self._report(seat, losses[seat], score, logits.get(seat)) | work
+            except BundleError as error:
+                reports[seat] = {ERROR: str(error)}
         return reports
 
     def _train_phase(self, seats: Sequence[str], epoch: int) -> list[tuple[str, float, str | None]]:
@@ -174,6 +181,13 @@ class CohortJob:
         self.spared.add(cohort.sharing)
         return scores
 
+    def _probed(self, seats: Sequence[str]) -> dict[str, torch.Tensor]:
+        """What the bundles' probe images give: for all members in one pass, where they are saved."""
+        if self.worker != 0 or not seats:
+            return {}
+        members = [self.seated[seat].member for seat in seats]
+        return dict(zip(seats, probe_logits(self.backbone, members), strict=True))
+
     def _cohort(self, seats: Sequence[str]) -> Cohort:
         return Cohort(
             self.backbone,
@@ -185,7 +199,7 @@ class CohortJob:
             num_groups=self.num_groups,
         )
 
-    def _report(self, seat: str, loss: float, score: Score) -> Report:
+    def _report(self, seat: str, loss: float, score: Score, logits: torch.Tensor | None) -> Report:
         """An epoch's metrics; worker 0 saves the member's state and bundle beside them."""
         seated, parameters = self.seated[seat], self.seated[seat].member.num_parameters()
         metrics = {
@@ -202,9 +216,9 @@ class CohortJob:
             "tuner_params": parameters["tuners"],
             "head_params": parameters["head"],
         }
-        return self._saved(seated, metrics) if self.worker == 0 else {}
+        return self._saved(seated, metrics, logits) if self.worker == 0 else {}
 
-    def _saved(self, seated: Seated, metrics: Mapping[str, Any]) -> Report:
+    def _saved(self, seated: Seated, metrics: Mapping[str, Any], logits: torch.Tensor | None) -> Report:
         with tempfile.TemporaryDirectory() as folder:
             bundle = save_bundle(
                 Path(folder) / BUNDLE,
@@ -214,6 +228,7 @@ class CohortJob:
                 class_names=self.shared.class_names,
                 metrics=metrics,
                 versions=self.shared.versions,
+                logits=logits,
             )
             report = {**metrics, "bundle_bytes": bundle_bytes(bundle)}
             state = {

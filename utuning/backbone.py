@@ -2,11 +2,12 @@
 
 import copy
 import hashlib
-import importlib.resources
+import importlib.util
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ class Backbone:
         """Parameters of the backbone, without a head."""
         return sum(parameter.numel() for parameter in self.trunk.model.parameters())
 
+    @cached_property
+    def shapes(self) -> "Backbone":
+        """The same backbone on the meta device: what is built on it has shapes and takes no memory."""
+        model = self.trunk.model
+        memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in model.parameters()}
+        memo |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+        trunk = Trunk(copy.deepcopy(model, memo), self.trunk.architecture)
+        return Backbone(self.config, trunk, self.preprocessing, self.fingerprint)
+
     def to(self, device: torch.device | str) -> "Backbone":
         """Move the frozen weights; returns itself."""
         self.trunk.model.to(device)
@@ -101,8 +111,10 @@ def weights_path(weights: str) -> Path:
         BackboneError: no such file, or one that is not safetensors.
     """
     if weights.startswith(PACKAGE_SCHEME):
-        package, _, file = weights.removeprefix(PACKAGE_SCHEME).rpartition("/")
-        path = Path(str(importlib.resources.files(package.replace("/", ".")) / file))
+        package, _, inside = weights.removeprefix(PACKAGE_SCHEME).partition("/")
+        # Found, not imported: a bundle from elsewhere may name the package.
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        path = Path(*(spec.submodule_search_locations or ())[:1] if spec else (), inside)
     else:
         path = Path(weights).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():

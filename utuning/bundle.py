@@ -1,78 +1,98 @@
 """The bundle: what deploys. Tuner and head, nothing of a frozen backbone, no pickle.
 
-A folder with `tuner.safetensors`, `manifest.json` and a model card. The manifest carries the sha256 of every other file
-and of itself, the backbone's fingerprint, the preprocessing and the labels; reading checks all of it.
+A folder of four regular files: `tuner.safetensors`, `probe.safetensors`, `manifest.json` and a model card, `README.md`.
+The manifest carries size and sha256 of every other file and its own digest, the backbone's fingerprint, the
+preprocessing and the labels. Reading checks all of it; putting a bundle on a backbone checks that the two fit.
+docs/bundle.md describes the format.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from utuning.backbone import Backbone
+from utuning.bundle_files import AGAIN, check_entries, read_file
 from utuning.card import model_card
-from utuning.configs import BackboneConfig, TrialConfig
+from utuning.configs import TrialConfig
 from utuning.data.atomic import publish, writing_folder
-from utuning.data.transforms import Preprocessing
 from utuning.errors import BundleError
+from utuning.manifest import Manifest, Storage, sha256
 from utuning.member import Member
+from utuning.probe import Probe, check_probe, probe_images, probe_logits
+from utuning.tensor_file import read_tensors
 
-SCHEMA_VERSION = 2
-MANIFEST, TENSORS, CARD = "manifest.json", "tuner.safetensors", "README.md"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a bundle says of itself."""
-
-    trial: TrialConfig
-    backbone: BackboneConfig
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...]
-    metrics: Mapping[str, float]
-    versions: Mapping[str, str]
-    digests: Mapping[str, str]
-    schema_version: int = SCHEMA_VERSION
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, with the trial's id and a digest of all the rest."""
-        values = {**asdict(self), "trial_id": self.trial.trial_id, "preprocessing": self.preprocessing.as_dict()}
-        return {**values, "manifest_digest": _manifest_digest(values)}
+MANIFEST, TENSORS, PROBE, CARD = "manifest.json", "tuner.safetensors", "probe.safetensors", "README.md"
+MAX_BYTES = {MANIFEST: 8 << 20, TENSORS: 16 << 30, PROBE: 64 << 20, CARD: 8 << 20}
+DTYPES: dict[Storage, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+NUM_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle that was read and checked, but for its fit to a backbone."""
+    """A bundle that was read and checked, but for its fit to a backbone. Its tensors are float32."""
 
     path: Path
     manifest: Manifest
     tensors: Mapping[str, Tensor]
+    probe: Probe
 
-    def member(self, backbone: Backbone) -> Member:
-        """Rebuild the trained member on a backbone.
+    def member(self, backbone: Backbone, *, probe: bool = True) -> Member:
+        """Rebuild the trained member on a backbone; `probe=False` leaves out asking it for the stored logits.
 
         Raises:
-            BundleError: the backbone is another one, or the tensors do not fit it.
+            BundleError: the backbone is another one, the tensors do not fit it, or the logits are not the stored ones.
         """
-        wanted = self.manifest.trial.backbone_fingerprint
+        self._check_backbone(backbone)
+        with torch.device("meta"):
+            self._check_tensors(self._built(backbone.shapes))
+        member = self._built(backbone)
+        member.load_tensors(self.tensors)
+        if probe:
+            check_probe(self.probe, backbone, member, str(self.path))
+        return member
+
+    def _check_backbone(self, backbone: Backbone) -> None:
+        trial, wanted = self.manifest.trial, self.manifest.backbone_fingerprint
         if backbone.fingerprint != wanted:
             raise BundleError(
-                f"{self.path} was trained on backbone {self.manifest.trial.backbone} with fingerprint {wanted[:16]}…, "
+                f"{self.path} was trained on backbone {trial.backbone} with fingerprint {wanted[:16]}…, "
                 f"but this backbone is {backbone.config.name} with {backbone.fingerprint[:16]}…; "
                 "give the weights that it was trained on"
             )
+        if backbone.preprocessing != self.manifest.preprocessing:
+            raise BundleError(
+                f"{self.path} was trained with {self.manifest.preprocessing}, but this backbone has "
+                f"{backbone.preprocessing}; load the backbone with the configuration that the manifest names"
+            )
+
+    def _built(self, backbone: Backbone) -> Member:
+        """The member with its initial values."""
         trial = self.manifest.trial
-        member = Member(backbone, num_classes=len(self.manifest.class_names), config=trial.train, tuners=trial.tuners)
-        _check_tensors(self.path, expected=member.tensors(), found=self.tensors)
-        member.load_tensors(self.tensors)
-        return member
+        try:
+            return Member.from_trial(backbone, trial)
+        except Exception as error:  # settings that come from a file may break a method in any way
+            raise BundleError(
+                f"{self.path}: its trial ({trial.label}) cannot be built on {backbone.config.name}: {error}; {AGAIN}"
+            ) from error
+
+    def _check_tensors(self, shapes: Member) -> None:
+        """Compare with a member without memory, so that no size in a manifest takes any."""
+        expected, found = shapes.tensors(), self.tensors
+        problems = [f"missing {name}" for name in expected if name not in found]
+        problems += [f"unexpected {name}" for name in found if name not in expected]
+        for name in expected.keys() & found.keys():
+            if (expected[name].shape, expected[name].dtype) != (found[name].shape, found[name].dtype):
+                problems.append(
+                    f"{name} is {tuple(found[name].shape)} {found[name].dtype}, "
+                    f"not {tuple(expected[name].shape)} {expected[name].dtype}"
+                )
+        if problems:
+            shown = "; ".join(sorted(problems)[:NUM_SHOWN])
+            raise BundleError(f"{self.path / TENSORS} does not fit its own manifest: {shown}; {AGAIN}")
 
 
 def save_bundle(
@@ -84,45 +104,73 @@ def save_bundle(
     class_names: Sequence[str],
     metrics: Mapping[str, float],
     versions: Mapping[str, str],
+    storage: Storage = "fp32",
+    logits: Tensor | None = None,
 ) -> Path:
-    """Write a bundle, whole or not at all; one that is there is replaced. Returns its folder."""
-    tensors = save_tensors({name: value.cpu() for name, value in member.tensors().items()})
-    card = model_card(trial, backbone.config, metrics, class_names).encode()
-    manifest = Manifest(
-        trial=trial,
-        backbone=backbone.config,
-        preprocessing=backbone.preprocessing,
-        class_names=tuple(class_names),
-        metrics=dict(metrics),
-        versions=dict(versions),
-        digests={TENSORS: _sha256(tensors), CARD: _sha256(card)},
+    """Write a bundle, whole or not at all; one that is there is replaced. Returns its folder.
+
+    Args:
+        to: the folder.
+        member: what was trained.
+        backbone: what it was trained on.
+        trial: its configuration.
+        class_names: the labels, in the order of the head's scores.
+        metrics: what was measured.
+        versions: of the packages that made it.
+        storage: what the numbers are stored as.
+        logits: the member's `probe_logits`, where somebody has them already; for fp32 only.
+
+    Raises:
+        BundleError: weights that are no finite numbers in this storage, or parts that do not belong together.
+        DataError: the folder cannot be written.
+    """
+    tensors = _stored(member, storage)
+    if logits is None or storage != "fp32":
+        logits = _logits(backbone, trial, tensors)
+    files = {
+        TENSORS: save_tensors(tensors),
+        PROBE: save_tensors({"images": probe_images(), "logits": logits.contiguous()}),
+        CARD: model_card(trial, backbone.config, metrics, class_names).encode(),
+    }
+    manifest = Manifest.of(
+        trial,
+        backbone.config,
+        backbone.preprocessing,
+        class_names=class_names,
+        metrics=metrics,
+        versions=versions,
+        storage=storage,
+        files=files,
     )
-    text = json.dumps(manifest.as_dict(), indent=2).encode()
     with writing_folder(to) as partial:
-        for name, content in ((TENSORS, tensors), (CARD, card), (MANIFEST, text)):
+        for name, content in {**files, MANIFEST: manifest.as_bytes()}.items():
             (partial / name).write_bytes(content)
         publish(partial, to)
     return to
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read a bundle and check every digest.
+    """Read a bundle and check every file of it.
 
     Raises:
-        BundleError: a missing, truncated, altered or unreadable file, or a schema from the future.
+        BundleError: a file that is missing, too many, truncated, altered, or not what it has to be.
     """
-    values = _read_manifest(path)
-    for name, digest in values["digests"].items():
-        content = _read(path, name)
-        if _sha256(content) != digest:
-            raise BundleError(
-                f"{path / name} was altered or cut short: its sha256 is {_sha256(content)[:16]}…, the manifest says "
-                f"{digest[:16]}…; pull the bundle again"
-            )
-    try:
-        return Bundle(path=path, manifest=_manifest(values), tensors=load_tensors(_read(path, TENSORS)))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path} cannot be understood ({error}); pull the bundle again") from error
+    check_entries(path, MAX_BYTES.keys())
+    manifest = Manifest.from_bytes(read_file(path / MANIFEST, MAX_BYTES[MANIFEST]), str(path / MANIFEST))
+    if manifest.files.keys() != MAX_BYTES.keys() - {MANIFEST}:
+        raise BundleError(
+            f"{path / MANIFEST} lists {', '.join(sorted(manifest.files))[:200]}; allowed: {TENSORS}, {PROBE} and "
+            f"{CARD}; {AGAIN}"
+        )
+    contents = {name: _checked(path / name, manifest) for name in manifest.files}
+    tensors = read_tensors(contents[TENSORS], str(path / TENSORS))
+    probe = read_tensors(contents[PROBE], str(path / PROBE))
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        tensors={name: _restored(path, name, value, manifest.storage) for name, value in tensors.items()},
+        probe=Probe.of(probe, len(manifest.class_names), str(path / PROBE)),
+    )
 
 
 def bundle_bytes(path: Path) -> int:
@@ -130,64 +178,45 @@ def bundle_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise BundleError(f"{path} is no bundle: there is no such folder; `utuning pull` makes one")
-    try:
-        values: dict[str, Any] = json.loads(_read(path, MANIFEST))
-        version, digest = values["schema_version"], values.pop("manifest_digest")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BundleError(f"{path / MANIFEST} is no bundle manifest ({error}); pull the bundle again") from error
-    if version != SCHEMA_VERSION:
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
-        then = "upgrade it" if newer else "train again, or read it with an older package"
-        raise BundleError(f"{path} has schema version {version}, this package reads {SCHEMA_VERSION}; {then}")
-    if digest != _manifest_digest(values):
-        raise BundleError(f"{path / MANIFEST} was altered: it does not match its own digest; pull the bundle again")
-    return values
-
-
-def _manifest(values: Mapping[str, Any]) -> Manifest:
-    backbone = dict(values["backbone"])
-    for name in ("mean", "std"):
-        backbone[name] = tuple(backbone[name]) if backbone[name] else None
-    return Manifest(
-        trial=TrialConfig.from_dict(values["trial"]),
-        backbone=BackboneConfig(**backbone),
-        preprocessing=Preprocessing.from_dict(values["preprocessing"]),
-        class_names=tuple(values["class_names"]),
-        metrics=values["metrics"],
-        versions=values["versions"],
-        digests=values["digests"],
-        schema_version=values["schema_version"],
-    )
-
-
-def _check_tensors(path: Path, *, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    problems = [f"missing {name}" for name in expected if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
-        if (expected[name].shape, expected[name].dtype) != (found[name].shape, found[name].dtype):
-            problems.append(
-                f"{name} is {tuple(found[name].shape)} {found[name].dtype}, "
-                f"not {tuple(expected[name].shape)} {expected[name].dtype}"
+def _stored(member: Member, storage: Storage) -> dict[str, Tensor]:
+    tensors = {
+        name: value.cpu().to(DTYPES[storage]) if value.is_floating_point() else value.cpu()
+        for name, value in member.tensors().items()
+    }
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise BundleError(
+                f"{name} has values that are NaN, infinite, or too large for {storage}; allowed: finite numbers; "
+                "train with a lower learning rate, or store as fp32"
             )
-    if problems:
-        raise BundleError(f"{path / TENSORS} does not fit its own manifest: {'; '.join(sorted(problems)[:5])}")
+    return tensors
 
 
-def _read(path: Path, name: str) -> bytes:
-    try:
-        return (path / name).read_bytes()
-    except OSError as error:
+def _logits(backbone: Backbone, trial: TrialConfig, tensors: Mapping[str, Tensor]) -> Tensor:
+    """What the tensors as they are stored answer."""
+    stored = Member.from_trial(backbone, trial)
+    stored.load_tensors({name: value.float() for name, value in tensors.items()})
+    return probe_logits(backbone, [stored])[0]
+
+
+def _checked(path: Path, manifest: Manifest) -> bytes:
+    """A file's content, as the manifest says it is."""
+    stated = manifest.files[path.name]
+    content = read_file(path, min(MAX_BYTES[path.name], stated.bytes))
+    if len(content) != stated.bytes or sha256(content) != stated.sha256:
         raise BundleError(
-            f"{path} is incomplete: {name} cannot be read ({error.strerror}); pull the bundle again"
-        ) from error
+            f"{path} was altered or cut short: it has {len(content):,} bytes and sha256 {sha256(content)[:16]}…, the "
+            f"manifest says {stated.bytes:,} bytes and {stated.sha256[:16]}…; {AGAIN}"
+        )
+    return content
 
 
-def _manifest_digest(values: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps(values, sort_keys=True, default=dict).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _restored(path: Path, name: str, value: Tensor, storage: Storage) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    if value.dtype != DTYPES[storage]:
+        raise BundleError(
+            f"{path / TENSORS} has {name} as {value.dtype}; allowed: {DTYPES[storage]}, as the manifest's storage is "
+            f"{storage}; {AGAIN}"
+        )
+    return value.float()

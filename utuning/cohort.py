@@ -159,13 +159,17 @@ class Cohort:
             for loss, correct in everything[:-1].view(-1, 2).tolist()
         ]
 
-    @torch.no_grad()
     def predict(self, images_uint8: Tensor) -> list[Tensor]:
         """Class probabilities (B, C) of every member for images (B, 3, H, W) of its input size."""
+        return [logits.softmax(dim=-1) for logits in self.scores(images_uint8)]
+
+    @torch.no_grad()
+    def scores(self, images_uint8: Tensor) -> list[Tensor]:
+        """Logits (B, C) of every member for images (B, 3, H, W) of its input size."""
         self._training(False)
         labels = torch.zeros(len(images_uint8), dtype=torch.int64)
         batch = Batch(images=images_uint8, labels=labels, weight=labels.float(), index=labels)
-        return [logits.softmax(dim=-1) for logits in self._logits(self._all(), batch.to(self.device))]
+        return self._logits(self._all(), batch.to(self.device))
 
     def _losses(self, places: Sequence[int], batch: Batch) -> Tensor:
         """Summed losses of some members over a batch's real rows."""

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from torch import Generator, nn
 from torch.nn.utils import skip_init
 
@@ -10,7 +11,9 @@ NOISY_BIAS_STD = 1e-6
 
 def empty_linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer without initial values; the caller sets all of them."""
-    return cast(nn.Linear, skip_init(nn.Linear, in_features, out_features, bias=bias))  # type: ignore[no-untyped-call]
+    device = torch.get_default_device()  # skip_init would take memory even where shapes alone are wanted
+    layer = skip_init(nn.Linear, in_features, out_features, bias=bias, device=device)  # type: ignore[no-untyped-call]
+    return cast(nn.Linear, layer)
 
 
 def default_linear(in_features: int, out_features: int, generator: Generator, *, bias: bool = True) -> nn.Linear:
