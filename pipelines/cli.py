@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pipelines.readers_help import readers_help
 from pipelines.workspace import Workspace
 from utuning.errors import UTuningError
 
@@ -158,35 +159,55 @@ def predict(
     show_predictions(predictions, _console())
 
 
-@app.command()
+@app.command(epilog=readers_help())
 def prepare(
-    source: Annotated[Path, typer.Option("--from", help="a folder of images in class folders")],
-    to: Annotated[Path, typer.Option(help="the folder to write Parquet shards to")],
-    name: Annotated[str, typer.Option(help="the data set's name")],
+    source: Annotated[Path, typer.Option("--from", help="an archive, or a folder: see below")],
+    to: Annotated[str, typer.Option(help="the folder to write Parquet shards to, or a URI such as s3://bucket/folder")],
+    reader: Annotated[str, typer.Argument(help="how to read it: see below")] = "folder",
+    name: Annotated[str | None, typer.Option(help="the data set's name; the reader's or source's if left out")] = None,
     lists: Annotated[list[str] | None, typer.Option("--list", help="SPLIT=FILE of `path, class id` lines")] = None,
     classes: Annotated[Path | None, typer.Option(help="CSV of class names and ids")] = None,
+    image_column: Annotated[str | None, typer.Option(help="the images' column of Parquet files")] = None,
+    label_column: Annotated[str | None, typer.Option(help="the labels' column of Parquet files")] = None,
+    protocol: Annotated[str, typer.Option(help="vpt, trainval-final or official: where val comes from")] = "vpt",
     val_fraction: Annotated[float, typer.Option(help="share of train that becomes val where there is none")] = 0.1,
     test_fraction: Annotated[float | None, typer.Option(help="share that becomes test where there is none")] = None,
+    subset: Annotated[bool, typer.Option("--subset", help="accept a part of a known data set, and mark it so")] = False,
     skip_corrupt: Annotated[bool, typer.Option(help="leave damaged images out and count them")] = False,
     overwrite: Annotated[bool, typer.Option(help="replace what is there")] = False,
+    work: Annotated[Path | None, typer.Option(help="folder for unpacked archives and notes to go on from")] = None,
 ) -> None:
-    """Turn images into Parquet shards that Hugging Face `datasets` reads too."""
-    from pipelines.datasets import prepare_folder
+    """Turn images into Parquet shards that Hugging Face `datasets` reads too. Called again, it goes on.
 
-    info = prepare_folder(
-        source,
-        to,
-        name=name,
-        lists=_pairs(lists or []),
-        classes=classes,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        skip_corrupt=skip_corrupt,
-        overwrite=overwrite,
-    )
-    counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
+    Example: utuning prepare cub200 --from CUB_200_2011.tgz --to data/cub200
+    """
+    from pipelines.bar import progress_bar
+    from pipelines.datasets import prepare_source
+
     console = _console()
-    console.print(f"{to}: {counts} images of {len(info.class_names)} classes", highlight=False)
+    with progress_bar(console) as progress:
+        info = prepare_source(
+            reader,
+            source,
+            to,
+            name=name,
+            lists=_pairs(lists or []),
+            classes=classes,
+            image_column=image_column,
+            label_column=label_column,
+            subset=subset,
+            protocol=protocol,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            skip_corrupt=skip_corrupt,
+            overwrite=overwrite,
+            work=work,
+            progress=progress,
+        )
+    counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
+    part = ", a subset" if info.subset else ""
+    console.print(f"{info.path}: {counts} images of {len(info.class_names)} classes{part}", highlight=False)
+    console.print(f"data version {info.fingerprint}; val: {info.val}", highlight=False, soft_wrap=True)
     for note in (*info.warnings, *(f"skipped {path}" for path in info.skipped)):
         console.print(f"[yellow]note[/yellow] {note}", highlight=False)
 
@@ -213,7 +234,7 @@ def run_reporting_errors(run: Callable[[], object]) -> NoReturn:
     except UTuningError as error:
         _fail(f"error: {error}", 1)
     except KeyboardInterrupt:
-        _fail("stopped; a search goes on with --resume", 130)
+        _fail("stopped; a search goes on with --resume, prepare when called again", 130)
     sys.exit(0)
 
 

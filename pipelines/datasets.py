@@ -1,6 +1,6 @@
 """From a space's dataset section to prepared Parquet shards, once for each content."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from utuning.configs import digest
 from utuning.data.examples import ImageRef
-from utuning.data.prepare import prepare
+from utuning.data.faults import Progress
+from utuning.data.fgvc.table import READERS
+from utuning.data.known import prepare_known
+from utuning.data.prepare import Known, prepare
 from utuning.data.readers import folder_examples, list_examples
 from utuning.data.shards import DatasetInfo, open_dataset
-from utuning.errors import DataError
-
-Progress = Callable[[int], None]
+from utuning.data.tables import table_examples
+from utuning.errors import ConfigError, DataError, nearest
 
 
 def prepared(spec: DatasetSpec, workspace: Workspace, progress: Progress | None = None) -> DatasetInfo:
@@ -24,7 +26,7 @@ def prepared(spec: DatasetSpec, workspace: Workspace, progress: Progress | None 
         DataError: data that is missing, damaged or inconsistent.
     """
     if spec.source == "parquet":
-        return open_dataset(_path(spec))
+        return open_dataset(_given(spec))
     if spec.source == "drawn":
         return _drawn(spec, workspace, progress)
     refs = folder_examples(_path(spec)) if spec.source == "folder" else _listed(spec)
@@ -43,19 +45,46 @@ def prepared(spec: DatasetSpec, workspace: Workspace, progress: Progress | None 
     )
 
 
-def prepare_folder(
+def prepare_source(
+    reader: str,
     source: Path,
-    to: Path,
+    to: str,
     *,
-    name: str,
-    lists: Mapping[str, Path],
-    classes: Path | None,
-    progress: Progress | None = None,
+    name: str | None = None,
+    lists: Mapping[str, Path] | None = None,
+    classes: Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    subset: bool = False,
     **options: Any,
 ) -> DatasetInfo:
-    """Prepare a folder of class folders, or of list files where some are given; `options` are those of `prepare`."""
-    refs = list_examples(source, lists, classes=classes) if lists else folder_examples(source)
-    return prepare(refs, to, name=name, progress=progress, **options)
+    """Prepare what a user points at; `options` are those of `utuning.data.prepare.prepare`.
+
+    Args:
+        reader: folder, parquet or a known data set.
+        source: where the files are.
+        to: a local folder or the URI of one.
+        name: the data set's name; the reader's or the source's if left out.
+        lists: list files of the folder's images, by split.
+        classes: a CSV file that names the ids of the lists.
+        image_column: the column of images of Parquet files.
+        label_column: the column of labels of Parquet files.
+        subset: accept a part of a known data set.
+
+    Raises:
+        ConfigError: an unknown reader.
+        DataError: data that is missing, damaged or inconsistent.
+    """
+    if reader in READERS:
+        return prepare_known(READERS[reader], source, to, name=name, subset=subset, **options)
+    name = name or source.resolve().name
+    if reader == "folder":
+        refs = list_examples(source, lists, classes=classes) if lists else folder_examples(source)
+        return prepare(refs, to, name=name, **options)
+    if reader == "parquet":
+        images, names = table_examples(source, image=image_column, label=label_column)
+        return prepare(images, to, name=name, known=Known(reader=reader, class_names=names), **options)
+    raise ConfigError(f"the reader is {reader!r}; {nearest(reader, ['folder', 'parquet', *READERS])}")
 
 
 def _drawn(spec: DatasetSpec, workspace: Workspace, progress: Progress | None) -> DatasetInfo:
@@ -75,10 +104,14 @@ def _listed(spec: DatasetSpec) -> list[ImageRef]:
     return list_examples(root, lists, classes=_beside(root, spec.classes) if spec.classes else None)
 
 
-def _path(spec: DatasetSpec) -> Path:
+def _given(spec: DatasetSpec) -> str:
     if spec.path is None:
         raise DataError(f"dataset.path is missing; a {spec.source} data set needs it: add dataset.path=FOLDER")
-    return Path(spec.path).expanduser()
+    return spec.path
+
+
+def _path(spec: DatasetSpec) -> Path:
+    return Path(_given(spec)).expanduser()
 
 
 def _beside(root: Path, file: str) -> Path:

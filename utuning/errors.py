@@ -27,6 +27,10 @@ class DataError(UTuningError):
     """Image data that is missing, damaged or inconsistent."""
 
 
+class StoreError(DataError):
+    """A place for data that cannot be reached or written to just now."""
+
+
 class BackboneError(UTuningError):
     """A backbone that cannot be built, loaded or recognised."""
 

@@ -11,15 +11,17 @@ from utuning.data.space import free_bytes, human_bytes
 
 
 @contextmanager
-def writing_folder(to: Path) -> Iterator[Path]:
+def writing_folder(to: Path, key: str | None = None) -> Iterator[Path]:
     """Yield a temporary sibling of `to`; remove it on any error, which includes Ctrl-C.
 
     An `OSError` inside becomes a `DataError` that names the free space. The caller publishes
-    the folder; one that is not published is removed.
+    the folder; one that is not published is removed. With a `key` the folder's name follows from it, and
+    Ctrl-C leaves the folder, for a later call to go on with: the caller sees to it that there is one at a time.
     """
-    partial = to.parent / f".{to.name}.partial-{uuid.uuid4().hex[:12]}"
+    partial = to.parent / f".{to.name}.partial-{key or uuid.uuid4().hex[:12]}"
+    keep = False
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=key is not None)
         yield partial
     except OSError as error:
         raise fault(
@@ -28,8 +30,12 @@ def writing_folder(to: Path) -> Iterator[Path]:
             "a writable folder on a disk with enough free space",
             "free some space, lift the file size limit or choose another folder",
         ) from error
+    except BaseException as error:
+        keep = key is not None and not isinstance(error, Exception)
+        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def publish(partial: Path, to: Path) -> None:

@@ -1,33 +1,47 @@
-"""Checking that every image decodes."""
+"""Checking that every image decodes, and remembering which ones did."""
 
-import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from utuning.data.decode import decode_rgb
-from utuning.data.examples import Source
-from utuning.data.splitting import Record
+from utuning.data.examples import Checked, Source, sha256
+from utuning.data.faults import Progress
 from utuning.errors import DataError
+
+_Facts = tuple[str, int]
 
 
 def check_all(
-    sources: Sequence[Source], skip_corrupt: bool, progress: Callable[[int], None] | None
-) -> Iterator[Record | None]:
-    """Yield a record for each source in order, or None for a corrupt one that is skipped."""
+    sources: Sequence[Source],
+    skip_corrupt: bool,
+    progress: Progress | None,
+    journal: Path | None = None,
+) -> Iterator[Checked | None]:
+    """Yield each source as checked, in order, or None for a corrupt one that is skipped.
+
+    Images that `journal` names are not read again; those that are checked now are added to it. Whatever became of them
+    since is noticed when they are read again to be written.
+    """
+    known = {} if journal is None else _read_journal(journal)
     # Decoding leaves the interpreter lock, so that threads use all cores.
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        results = pool.map(lambda source: _check(source, skip_corrupt), sources)
-        for done, record in enumerate(results, start=1):
-            if progress:
-                progress(done)
-            yield record
+        with open(journal or os.devnull, "a", buffering=1, encoding="utf-8") as log:
+            found = pool.map(lambda source: known.get(_key(source)) or _facts(source, skip_corrupt), sources)
+            for done, (source, facts) in enumerate(zip(sources, found, strict=True), start=1):
+                if facts and _key(source) not in known:
+                    log.write(json.dumps([_key(source), facts]) + "\n")
+                if progress:
+                    progress("checking", done, len(sources))
+                yield _checked(source, facts)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _check(source: Source, skip_corrupt: bool) -> Record | None:
+def _facts(source: Source, skip_corrupt: bool) -> _Facts | None:
     data = source.data
     try:
         decode_rgb(data, source.path)
@@ -35,10 +49,28 @@ def _check(source: Source, skip_corrupt: bool) -> Record | None:
         if skip_corrupt:
             return None
         raise
-    return Record(
-        path=source.path,
-        label=source.label,
-        split=source.split,
-        digest=hashlib.sha256(data).hexdigest(),
-        size=len(data),
-    )
+    return sha256(data), len(data)
+
+
+def _checked(source: Source, facts: _Facts | None) -> Checked | None:
+    if facts is None:
+        return None
+    digest, size = facts
+    return Checked(path=source.path, label=source.label, split=source.split, digest=digest, size=size, source=source)
+
+
+def _key(source: Source) -> str:
+    return f"{source.split}/{source.path}"
+
+
+def _read_journal(file: Path) -> dict[str, _Facts]:
+    known: dict[str, _Facts] = {}
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    for line in lines:
+        # The last line may have been cut off when the process died.
+        if line.endswith("\n"):
+            key, (digest, size) = json.loads(line)
+            known[key] = (digest, size)
+    if lines and not lines[-1].endswith("\n"):
+        file.write_text("".join(lines[:-1]), encoding="utf-8")
+    return known

@@ -1,11 +1,16 @@
 """One shape for every message of this package."""
 
+from collections.abc import Callable
+
 from utuning.errors import DataError
 
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, how many images are done, and how many there are."""
 
-def fault(given: str, allowed: str, todo: str) -> DataError:
-    """Build a `DataError` that says what was given, what is allowed and what to do next."""
-    return DataError(f"{given}. Allowed: {allowed}. Next: {todo}.")
+
+def fault(given: str, allowed: str, todo: str, kind: type[DataError] = DataError) -> DataError:
+    """Build an error that says what was given, what is allowed and what to do next."""
+    return kind(f"{given}. Allowed: {allowed}. Next: {todo}.")
 
 
 def shorten(names: list[str], limit: int = 5) -> str:

@@ -1,30 +1,34 @@
 """Opening a stored data set and reading its splits."""
 
 import re
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from utuning.data.faults import fault
-from utuning.data.info import DatasetInfo, read_info
+from utuning.data.info import DatasetInfo, read_info, unreachable
+from utuning.data.places import Place, Target
 from utuning.errors import DataError
 
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet$")
+_SHARD = re.compile(r"data/(\w+)-(\d{5})-of-(\d{5})\.parquet$")
 
 
-def open_dataset(folder: Path | str) -> DatasetInfo:
-    """Read the description of a stored data set and check that its shards are complete."""
-    folder = Path(folder)
-    if not folder.is_dir():
+def open_dataset(folder: Target) -> DatasetInfo:
+    """Read the description of a stored data set and check that its shards are complete.
+
+    Args:
+        folder: a local path, or the URI of a folder in an object store.
+    """
+    place = Place.of(folder)
+    if place.local is not None and not place.local.is_dir():
         raise fault(
             f"The folder {str(folder)!r} does not exist",
             "folders written by preparing a data set",
             "check the path or prepare the data set there",
         )
-    info = read_info(folder)
+    info = read_info(place)
     for split, count in info.counts.items():
-        rows = sum(_rows(file) for file in _shards(info, split))
+        rows = sum(_rows(place, file) for file in _shards(info, split))
         if rows != count:
             raise _damaged(info, f"split {split!r} has {rows} images instead of {count}")
     return info
@@ -39,27 +43,34 @@ def read_split(info: DatasetInfo, split: str) -> pa.Table:
             "choose one of them or prepare the data set again with that split",
         )
     try:
-        tables = [pq.read_table(file, memory_map=True) for file in _shards(info, split)]
+        tables = [_read(info.path, file) for file in _shards(info, split)]
     except (OSError, pa.ArrowException) as error:
         raise _damaged(info, f"split {split!r} cannot be read ({error})") from error
     return pa.concat_tables(tables)
 
 
-def _shards(info: DatasetInfo, split: str) -> list[Path]:
-    files = sorted((info.path / "data").glob(f"{split}-*-of-*.parquet"))
-    numbers = [match.groups() for file in files if (match := _SHARD.search(file.name))]
-    expected = int(numbers[0][1]) if numbers else 1
-    if [int(number) for number, _ in numbers] != list(range(expected)):
-        raise _damaged(info, f"split {split!r} has {len(numbers)} of {expected} shards")
-    return files
-
-
-def _rows(file: Path) -> int:
+def _shards(info: DatasetInfo, split: str) -> list[str]:
     try:
-        return int(pq.read_metadata(file).num_rows)
+        files = sorted(info.path.files())
+    except OSError as error:
+        raise unreachable(info.path, error) from error
+    found = [match for file in files if (match := _SHARD.fullmatch(file)) and match[1] == split]
+    expected = int(found[0][3]) if found else 1
+    if [int(match[2]) for match in found] != list(range(expected)):
+        raise _damaged(info, f"split {split!r} has {len(found)} of {expected} shards")
+    return [match[0] for match in found]
+
+
+def _read(place: Place, file: str) -> pa.Table:
+    return pq.read_table(place.file(file), filesystem=place.filesystem, partitioning=None)
+
+
+def _rows(place: Place, file: str) -> int:
+    try:
+        return int(pq.read_metadata(place.file(file), filesystem=place.filesystem).num_rows)
     except (OSError, pa.ArrowException) as error:
         raise fault(
-            f"The shard {str(file)!r} is damaged ({error})",
+            f"The shard {place.file(file)!r} is damaged ({error})",
             "shards as preparing wrote them",
             "copy it again or prepare the data set again with overwrite",
         ) from error

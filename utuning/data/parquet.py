@@ -1,22 +1,24 @@
 """Parquet shards in the layout that the Hugging Face `datasets` library reads for images."""
 
-import contextlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from utuning.data.examples import SPLITS, Row
+from utuning.data.places import Place
 
 _GROUP_ROWS = 256
 _GROUP_BYTES = 64 << 20
 # Arrow reads an image column back whole per file, and one chunk of it ends at 2 GiB.
 _SHARD_BYTES = 1 << 30
+_KEY = b"utuning"
 
 
-def image_schema(class_names: Sequence[str]) -> pa.Schema:
-    """Return the columns, with the features that tell `datasets` their meaning."""
+def image_schema(class_names: Sequence[str], key: str = "") -> pa.Schema:
+    """Return the columns, with the features that tell `datasets` their meaning, and what the shard is part of."""
     features = {
         "image": {"_type": "Image"},
         "label": {"names": list(class_names), "_type": "ClassLabel"},
@@ -24,75 +26,65 @@ def image_schema(class_names: Sequence[str]) -> pa.Schema:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     return pa.schema(
         [("image", image), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        metadata={"huggingface": json.dumps({"info": {"features": features}}), _KEY: key},
     )
 
 
-class SplitWriter:
-    """Writes the rows of one split, starting a new shard whenever one is full."""
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of a split, and the rows that belong into it."""
 
-    def __init__(self, folder: Path, split: str, schema: pa.Schema, rows_per_shard: int) -> None:
-        """Prepare to write; no file exists before the first row."""
-        self._folder, self._split, self._schema = folder, split, schema
-        self._rows_per_shard = rows_per_shard
-        self._images: list[dict[str, bytes | str]] = []
-        self._labels: list[int] = []
-        self._group_bytes = self._shard_rows = self._shard_bytes = 0
-        self._file: pq.ParquetWriter | None = None
-        self._parts: list[Path] = []
-        self.count = 0
+    split: str
+    number: int
+    total: int
+    rows: Sequence[Row]
 
-    def __enter__(self) -> "SplitWriter":
-        """Return the writer."""
-        return self
+    @property
+    def name(self) -> str:
+        """The file's name in the data set's folder."""
+        return f"data/{self.split}-{self.number:05d}-of-{self.total:05d}.parquet"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Finish the shards, or after an error only let go of the open file."""
-        if kind is None:
-            self._finish()
-        elif self._file is not None:
-            # The footer cannot be written either when the disk is full.
-            with contextlib.suppress(Exception):
-                self._file.close()
 
-    def add(self, path: str, label: int, data: bytes) -> None:
-        """Append one row."""
-        self._images.append({"bytes": data, "path": path})
-        self._labels.append(label)
-        self._group_bytes += len(data)
-        self.count += 1
-        full = self._shard_rows + len(self._labels) >= self._rows_per_shard
-        if full or len(self._labels) >= _GROUP_ROWS or self._group_bytes >= _GROUP_BYTES:
-            self._flush()
-        if full or self._shard_bytes >= _SHARD_BYTES:
-            self._close_shard()
+def cut_shards(rows: Sequence[Row], rows_per_shard: int) -> list[Shard]:
+    """Divide rows into shards, split by split, in their order."""
+    shards = []
+    for split in SPLITS:
+        parts = list(_parts((row for row in rows if row.split == split), rows_per_shard, _SHARD_BYTES))
+        shards += [Shard(split=split, number=at, total=len(parts), rows=part) for at, part in enumerate(parts)]
+    return shards
 
-    def _flush(self) -> None:
-        if not self._labels:
-            return
-        if self._file is None:
-            self._parts.append(self._folder / f"{self._split}-{len(self._parts):05d}.parquet")
-            # Encoded images do not compress further and never repeat.
-            self._file = pq.ParquetWriter(self._parts[-1], self._schema, compression="none", use_dictionary=False)
-        columns = {"image": self._images, "label": self._labels}
-        self._file.write_table(pa.Table.from_pydict(columns, schema=self._schema))
-        self._shard_rows += len(self._labels)
-        self._shard_bytes += self._group_bytes
-        self._images, self._labels, self._group_bytes = [], [], 0
 
-    def _close_shard(self) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
-        self._shard_rows = self._shard_bytes = 0
+def is_written(place: Place, shard: Shard, key: str) -> bool:
+    """Whether a file is this very shard, and complete: a footer, which comes last, says so."""
+    try:
+        footer = pq.read_metadata(place.file(shard.name), filesystem=place.filesystem)
+    except (OSError, pa.ArrowException):
+        return False
+    return (footer.metadata or {}).get(_KEY) == key.encode() and footer.num_rows == len(shard.rows)
 
-    def _finish(self) -> None:
-        self._flush()
-        self._close_shard()
-        for part in self._parts:
-            part.rename(part.with_name(f"{part.stem}-of-{len(self._parts):05d}.parquet"))
+
+def write_shard(place: Place, shard: Shard, class_names: Sequence[str], key: str) -> Iterator[int]:
+    """Write one shard, holding one group of rows at a time; yields the number of rows of each group written."""
+    ids = {name: number for number, name in enumerate(class_names)}
+    schema = image_schema(class_names, key)
+    # Encoded images do not compress further and never repeat.
+    options = {"compression": "none", "use_dictionary": False, "filesystem": place.filesystem}
+    with pq.ParquetWriter(place.file(shard.name), schema, **options) as file:
+        for group in _parts(shard.rows, _GROUP_ROWS, _GROUP_BYTES):
+            images = [{"bytes": row.data, "path": row.path} for row in group]
+            columns = {"image": images, "label": [ids[row.label] for row in group]}
+            file.write_table(pa.Table.from_pydict(columns, schema=schema))
+            yield len(group)
+
+
+def _parts(rows: Iterable[Row], max_rows: int, max_bytes: int) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    num_bytes = 0
+    for row in rows:
+        part.append(row)
+        num_bytes += row.size
+        if len(part) >= max_rows or num_bytes >= max_bytes:
+            yield part
+            part, num_bytes = [], 0
+    if part:
+        yield part

@@ -1,65 +1,134 @@
 """Checking labelled images and storing them as a data set with train, val and test splits."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from utuning.data.checking import check_all
-from utuning.data.examples import SPLITS, Example, Source
-from utuning.data.faults import fault
-from utuning.data.info import DatasetInfo, fingerprint, fingerprint_line
+from utuning.data.examples import SPLITS, Checked, Source
+from utuning.data.faults import Progress, fault
+from utuning.data.info import DatasetInfo, fingerprint
+from utuning.data.integrity import published_warnings
+from utuning.data.listing import Expected
+from utuning.data.places import Place, Target
+from utuning.data.protocols import find_protocol
 from utuning.data.shards import write_dataset
 from utuning.data.space import require_space
 from utuning.data.splitting import (
-    Record,
     check_classes,
     class_order,
+    drop_unfit_classes,
     duplicate_warnings,
     split_off,
 )
 from utuning.data.target import check_target, same_dataset
+from utuning.data.work import work_folder, working
+
+_JOURNAL = "checked.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of a data set beside its images: its reader's name, its classes in order, its counts."""
+
+    reader: str
+    class_names: Sequence[str]
+    expected: Expected | None = None
+    warnings: Sequence[str] = ()
+    subset: bool = False
 
 
 def prepare(
     examples: Iterable[Source],
-    to: Path,
+    to: Target,
     *,
     name: str,
     description: str = "",
+    protocol: str = "vpt",
     val_fraction: float = 0.1,
     test_fraction: float | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    known: Known | None = None,
+    work: Path | None = None,
+    progress: Progress | None = None,
 ) -> DatasetInfo:
     """Check that every image decodes, complete the splits and write the data set.
 
     Images are read twice and never held; only `Example` objects keep their bytes. `progress`
-    is called with the number of images done, first while checking, then anew while writing.
+    is told of the images done, first while checking, then anew while writing. When the process is stopped
+    or dies, a later call for the same target goes on: it neither checks nor writes again what is done.
+
+    Args:
+        examples: the images.
+        to: a local folder, or the URI of a folder in an object store.
+        name: the data set's name.
+        description: a text for people.
+        protocol: a name of `protocols.PROTOCOLS`; says whether val is taken from train where there is none.
+        val_fraction: the share of train that becomes val.
+        test_fraction: the share of train that becomes test where there is none.
+        seed: decides which images these are.
+        skip_corrupt: leave out images that do not decode.
+        overwrite: replace another data set at the target.
+        known: what a reader knows; the classes are sorted by name without it.
+        work: where the folder for going on is made; see `work.work_folder`.
+        progress: see above.
     """
     _check_fractions(val_fraction, test_fraction)
+    holds_out, to = find_protocol(protocol).holds_out, Place.of(to)
     check_target(to, overwrite)
-    sources = list(examples)
-    checked = list(check_all(sources, skip_corrupt, progress))
-    skipped = [s.path for s, record in zip(sources, checked, strict=True) if record is None]
-    kept = [s for s, record in zip(sources, checked, strict=True) if record is not None]
-    records = _complete_splits([record for record in checked if record is not None], val_fraction, test_fraction, seed)
-    check_classes(records)
-    lines = (fingerprint_line(r.split, r.label, r.digest) for r in records)
-    if not overwrite and (existing := same_dataset(to, fingerprint(lines))):
-        return existing
-    require_space(to, sum(record.size for record in records))
-    return write_dataset(
-        _examples(kept, records),
-        to,
-        name=name,
-        description=description,
-        class_names=class_order(record.label for record in records),
-        progress=progress,
-        overwrite=overwrite,
-        skipped=skipped,
-        warnings=duplicate_warnings(records),
-    )
+    with working(work_folder(to, "checked", work)) as folder:
+        sources = list(examples)
+        checked = list(check_all(sources, skip_corrupt, progress, folder / _JOURNAL))
+        skipped = [s.path for s, record in zip(sources, checked, strict=True) if record is None]
+        records = [record for record in checked if record is not None]
+        given_val = any(record.split == "val" for record in records)
+        records, notes = _fit_classes(records, known)
+        records = _complete_splits(records, val_fraction if holds_out else None, test_fraction, seed)
+        check_classes(records)
+        class_names = _class_names(records, known)
+        if not overwrite and (existing := same_dataset(to, fingerprint(class_names, records))):
+            return existing
+        if to.local is not None:
+            require_space(to.local, sum(record.size for record in records))
+        return write_dataset(
+            records,
+            to,
+            name=name,
+            description=description,
+            class_names=class_names,
+            progress=progress,
+            overwrite=overwrite,
+            resume=True,
+            skipped=skipped,
+            warnings=[*notes, *_published(records, known), *duplicate_warnings(records)],
+            reader=known.reader if known else "",
+            subset=known.subset if known else False,
+            val=_val(given_val, val_fraction, seed) if given_val or holds_out else "none",
+        )
+
+
+def _fit_classes(records: list[Checked], known: Known | None) -> tuple[list[Checked], list[str]]:
+    if known is None or not known.subset:
+        return records, list(known.warnings) if known else []
+    records, left_out = drop_unfit_classes(records)
+    return records, [*known.warnings, *left_out]
+
+
+def _class_names(records: Sequence[Checked], known: Known | None) -> list[str]:
+    used = {record.label for record in records}
+    return [name for name in known.class_names if name in used] if known else class_order(used)
+
+
+def _published(records: Sequence[Checked], known: Known | None) -> list[str]:
+    if known is None or known.expected is None or known.subset:
+        return []
+    return published_warnings(known.expected, {s: sum(record.split == s for record in records) for s in SPLITS})
+
+
+def _val(given: bool, fraction: float, seed: int) -> str:
+    return "as given" if given else f"{fraction:g} of train, stratified, seed {seed}"
 
 
 def _check_fractions(val_fraction: float, test_fraction: float | None) -> None:
@@ -69,8 +138,8 @@ def _check_fractions(val_fraction: float, test_fraction: float | None) -> None:
 
 
 def _complete_splits(
-    records: list[Record], val_fraction: float, test_fraction: float | None, seed: int
-) -> list[Record]:
+    records: list[Checked], val_fraction: float | None, test_fraction: float | None, seed: int
+) -> list[Checked]:
     present = {record.split for record in records}
     if "train" not in present or present - set(SPLITS):
         raise fault(
@@ -87,9 +156,4 @@ def _complete_splits(
                 "that share of the training images",
             )
         records = split_off(records, "test", test_fraction, seed)
-    return records if "val" in present else split_off(records, "val", val_fraction, seed)
-
-
-def _examples(sources: Sequence[Source], records: Sequence[Record]) -> Iterator[Example]:
-    for source, record in zip(sources, records, strict=True):
-        yield Example(path=record.path, label=record.label, split=record.split, data=source.data)
+    return records if "val" in present or val_fraction is None else split_off(records, "val", val_fraction, seed)

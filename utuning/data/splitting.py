@@ -1,23 +1,14 @@
 """Splitting classes deterministically, and checking that splits fit together."""
 
 import hashlib
+import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from utuning.data.examples import Checked
 from utuning.data.faults import fault, shorten
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What is known of a checked image without its bytes."""
-
-    path: str
-    label: str
-    split: str
-    digest: str
-    size: int
 
 
 def class_order(labels: Iterable[str]) -> list[str]:
@@ -31,28 +22,41 @@ def class_order(labels: Iterable[str]) -> list[str]:
     )
 
 
-def split_off(records: Sequence[Record], split: str, fraction: float, seed: int) -> list[Record]:
-    """Move a share of each class from "train" to `split`, at least one image of two or more.
+def split_off(records: Sequence[Checked], split: str, fraction: float, seed: int) -> list[Checked]:
+    """Move a share of "train" to `split`, as evenly over the classes as whole images allow.
 
+    The share is rounded up in total, and each class gives at least one image of two or more, and never all.
     The choice depends on the seed and the image bytes alone, not on order or file names.
     """
     by_class: dict[str, list[int]] = defaultdict(list)
     for at, record in enumerate(records):
         if record.split == "train":
             by_class[record.label].append(at)
+    shares = _shares({label: len(places) for label, places in by_class.items()}, fraction)
     moved: set[int] = set()
-    for places in by_class.values():
-        share = min(max(round(len(places) * fraction), 1), len(places) - 1)
+    for label, places in by_class.items():
         places.sort(key=lambda at: _rank(records[at].digest, split, seed))
-        moved.update(places[:share])
+        moved.update(places[: shares[label]])
     return [replace(record, split=split) if at in moved else record for at, record in enumerate(records)]
+
+
+def _shares(sizes: Mapping[str, int], fraction: float) -> dict[str, int]:
+    """Divide the total by largest remainders, ties by name."""
+    # A tenth of 6,000 is no whole number in binary.
+    total = math.ceil(round(sum(sizes.values()) * fraction, 6))
+    exact = {label: size * fraction for label, size in sizes.items()}
+    shares = {label: min(max(math.floor(exact[label]), 1), size - 1) for label, size in sizes.items()}
+    for label in sorted(sizes, key=lambda label: (shares[label] - exact[label], label)):
+        if sum(shares.values()) < total and shares[label] < sizes[label] - 1:
+            shares[label] += 1
+    return shares
 
 
 def _rank(digest: str, split: str, seed: int) -> str:
     return hashlib.sha256(f"{seed} {split} {digest}".encode()).hexdigest()
 
 
-def check_classes(records: Iterable[Record]) -> None:
+def check_classes(records: Iterable[Checked]) -> None:
     """Raise `DataError` for classes that cannot be both learned and tested."""
     splits: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -67,10 +71,23 @@ def check_classes(records: Iterable[Record]) -> None:
             )
 
 
-def duplicate_warnings(records: Iterable[Record]) -> list[str]:
-    """Say how many images occur, byte for byte, in more than one split."""
-    places: dict[str, set[str]] = defaultdict(set)
+def drop_unfit_classes(records: Sequence[Checked]) -> tuple[list[Checked], list[str]]:
+    """Leave out the classes of a subset that cannot be both learned and tested, and say which."""
+    splits: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        places[record.digest].add(record.split)
-    pairs = Counter(" and ".join(sorted(where)) for where in places.values() if len(where) > 1)
-    return [f"{count} images occur in {where}" for where, count in sorted(pairs.items())]
+        splits[record.label].add(record.split)
+    unfit = class_order(label for label, where in splits.items() if not {"train", "test"} <= where)
+    said = [f"{len(unfit)} classes without images in both train and test were left out: {shorten(unfit)}"]
+    return [record for record in records if record.label not in unfit], said if unfit else []
+
+
+def duplicate_warnings(records: Iterable[Checked]) -> list[str]:
+    """Say how many images occur, byte for byte, in more than one split, and name some."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for record in records:
+        places[record.digest].setdefault(record.split, record.path)
+    pairs: dict[str, list[str]] = defaultdict(list)
+    for where in places.values():
+        if len(where) > 1:
+            pairs[" and ".join(sorted(where))].append(" = ".join(where[split] for split in sorted(where)))
+    return [f"{len(same)} images occur in {where}: {shorten(sorted(same), 3)}" for where, same in sorted(pairs.items())]

@@ -1,0 +1,60 @@
+"""Reading zip archives without extracting them."""
+
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+from utuning.data.faults import fault
+from utuning.data.names import inside
+from utuning.data.tars import special_entry
+from utuning.errors import DataError
+
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+
+
+class ZipStore:
+    """The files of a zip archive."""
+
+    def __init__(self, file: Path) -> None:
+        """Read the table of contents.
+
+        Raises:
+            DataError: an archive that is damaged, or has links, devices or names that leave it.
+        """
+        self.file = file
+        try:
+            self._archive = zipfile.ZipFile(file)
+        except _BROKEN as error:
+            raise _damaged(file, error) from error
+        self._entries = {self._checked(entry): entry for entry in self._archive.infolist() if not entry.is_dir()}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the archive has this file."""
+        return name in self._entries
+
+    def read(self, name: str) -> bytes:
+        """Read one file; any number of threads may at once."""
+        try:
+            return self._archive.read(self._entries[name])
+        except _BROKEN as error:
+            raise _damaged(self.file, error) from error
+
+    def close(self) -> None:
+        """Let go of the archive."""
+        self._archive.close()
+
+    def _checked(self, entry: zipfile.ZipInfo) -> str:
+        name = inside(entry.filename, f"The archive {str(self.file)!r}")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG):
+            raise special_entry(self.file, name)
+        return name
+
+
+def _damaged(file: Path, error: BaseException) -> DataError:
+    return fault(
+        f"The archive {str(file)!r} is damaged or locked ({type(error).__name__}: {error})",
+        "complete zip archives without a password",
+        "fetch it again, or extract it yourself and give the folder",
+    )
