@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import count
 from typing import Any
 
@@ -56,7 +57,8 @@ class CohortService:
         self._numbers = count()
         # A service that is started again must not meet the state of the groups that it had before.
         self._name = f"{time.time_ns():x}"
-        import ray.train.torch  # noqa: F401  # takes seconds, which the first group would wait for
+        # Takes seconds, which the first group would wait for.
+        threading.Thread(target=import_module, args=("ray.train.torch",), daemon=True).start()
 
     async def warm(self, group: WorkerGroup) -> None:
         """Start the group that the first trial will want."""

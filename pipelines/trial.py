@@ -2,17 +2,21 @@
 
 import json
 import math
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from pipelines.progress import PATH
 from pipelines.roster import ERROR
 from pipelines.shared import Shared
 
 SAVED = "member.json"
+PATIENCE_S = 1.0
 WORST = {"val/accuracy": 0.0, "val/loss": math.inf}
 """What schedulers are told of a member that has failed."""
 
@@ -31,14 +35,24 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Wait for an epoch's metrics."""
-        values = (self._seat, self._config["id"], self._config["trial"], self._epoch, self._start)
-        report: dict[str, Any] = ray.get(self._service.next_epoch.remote(*values))
+        report = self._asked()
         self._start = None
         if ERROR in report:
             # It failed by itself and would again: an exception would make Tune try it anew.
             return {**report, **WORST, "epoch": self._epoch, "done": True}
         self._path, self._epoch = report[PATH], report["epoch"]
         return {**report, "done": self._epoch == self._config["trial"]["train"]["epochs"]}
+
+    def _asked(self) -> dict[str, Any]:
+        """The next epoch's report; a service that was lost is asked again once it has started anew."""
+        values = (self._seat, self._config["id"], self._config["trial"], self._epoch, self._start)
+        while True:
+            self._service.open.remote(self._shared)
+            try:
+                report: dict[str, Any] = ray.get(self._service.next_epoch.remote(*values))
+                return report
+            except ActorUnavailableError:
+                time.sleep(PATIENCE_S)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial, or this one with other settings, without a new process."""
@@ -56,10 +70,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         """Give the seat up."""
-        ray.get(self._service.leave.remote(self._seat))
+        with suppress(RayActorError):  # a service that was lost knows of no seats
+            ray.get(self._service.leave.remote(self._seat))
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._service.open.remote(self._shared)
         self._config, self._seat = config["case"], str(self.trial_id)
         self._path = self._start = None
         self._epoch = 0
