@@ -167,6 +167,24 @@ def predict(
 
 
 @app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="a folder that `utuning pull` made")],
+    weights: Annotated[str | None, typer.Option(help="where the backbone's weights lie on this machine")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="a prepared data set, or its folder of images: scores again")
+    ] = None,
+) -> None:
+    """Check a bundle again: files, backbone, what it answers; with data, its scores.
+
+    Example: utuning verify champion --data runs/data/demo-seed0
+    """
+    from pipelines.verify import examine
+
+    if not examine(bundle, weights, data, _console()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def prepare(
     source: Annotated[Path, typer.Option("--from", help="a folder of images in class folders")],
     to: Annotated[Path, typer.Option(help="the folder to write Parquet shards to")],
