@@ -185,6 +185,22 @@ def verify(
 
 
 @app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="a folder that `utuning pull` made")],
+    to: Annotated[str, typer.Option(help="the form: peft (for lora tuners)")],
+    out: Annotated[Path, typer.Option(help="the folder to make")],
+    weights: Annotated[str | None, typer.Option(help="where the backbone's weights lie on this machine")] = None,
+) -> None:
+    """Write a bundle in the form of another library.
+
+    Example: utuning export champion --to peft --out champion-peft
+    """
+    from pipelines import export
+
+    _console().print(export.export(bundle, to, out, weights), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def prepare(
     source: Annotated[Path, typer.Option("--from", help="a folder of images in class folders")],
     to: Annotated[Path, typer.Option(help="the folder to write Parquet shards to")],
