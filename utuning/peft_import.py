@@ -54,8 +54,8 @@ def read_peft(folder: Path) -> PeftAdapter:
     for name in MAX_BYTES:
         if not (folder / name).is_file():
             raise BundleError(
-                f"{folder} holds no {name}; allowed: a folder that peft's save_pretrained wrote as safetensors; save it "
-                "again"
+                f"{folder} holds no {name}; allowed: a folder that peft's save_pretrained wrote as safetensors; save "
+                "it again"
             )
     config = parse_json(read_file(folder / CONFIG, MAX_BYTES[CONFIG]), str(folder / CONFIG))
     tensors = read_tensors(read_file(folder / WEIGHTS, MAX_BYTES[WEIGHTS]), str(folder / WEIGHTS))
