@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import yaml
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -110,12 +109,9 @@ def _updates(member: Member) -> dict[str, tuple[Tensor, Tensor, float]]:
         if type(placed.tuner) is not LoRA:
             raise _refused(placed.name[0])
         for name, (a, b) in placed.tuner.whole().items():
-            scale = placed.tuner.scale
             if name in found:
-                before_a, before_b, before = found[name]
-                # Of two scales one is folded into its B.
-                a, b, scale = torch.cat([before_a, a]), torch.cat([before_b, b * (scale / before)], dim=1), before
-            found[name] = a, b, scale
+                raise _refused(f"two updates of {name}")
+            found[name] = a, b, placed.tuner.scale
     if not found or member.own_trunk is not None or type(member.parts["head"]) is not nn.Linear:
         what = "a linear probe" if not found else "own weights" if member.own_trunk is not None else "another head"
         raise _refused(what)

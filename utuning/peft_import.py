@@ -116,12 +116,15 @@ def _sorted(
             halves.setdefault(layer[: -len(".lora_A")], {})[layer[-1]] = value
         elif layer not in heads:
             raise ConfigError(f"peft's tensor {name} is not known; allowed: lora_A, lora_B and the head {heads[0]}")
-    shapes = {name: [tuple(half.shape) for half in pair.values()] for name, pair in halves.items()}
     for name, pair in halves.items():
-        if pair.keys() != {"A", "B"} or pair["A"].ndim != 2 or pair["B"].shape[1:] != pair["A"].shape[:1]:
+        shapes = [tuple(half.shape) for half in pair.values()]
+        if max(map(len, shapes)) > 2:
             raise ConfigError(
-                f"{name} has {' and '.join(pair)} of shapes {shapes[name]}; allowed: A (r, in) and B (out, r)"
+                f"peft updates {name}, which is no linear layer; allowed: linear layers of ops; give target_modules "
+                "such as [qkv, attn.proj], as [proj] means the patches' convolution too"
             )
+        if pair.keys() != {"A", "B"} or set(map(len, shapes)) != {2} or pair["B"].shape[1] != len(pair["A"]):
+            raise ConfigError(f"{name} has {' and '.join(pair)} of {shapes}; allowed: A (r, in) and B (out, r)")
     if head.keys() != {"weight", "bias"}:
         raise ConfigError(f"there is no head; train with modules_to_save=[{heads[0]!r}]")
     return head, {name: (pair["A"].float(), pair["B"].float()) for name, pair in halves.items()}

@@ -38,13 +38,12 @@ MINE: dict[str, tuple[TunerConfig, ...]] = {
     "the whole fused layer": (lora(layers=("qkv",), lora_rank=2),),
     "attention and MLP": (lora("attn", "mlp", layers=("q", "v", "fc1", "fc2"), depths="last:2"),),
     "other ranks at other depths": (lora(lora_rank=2, depths=(0, 1)), lora(lora_rank=3, alpha=1.0, depths=(3,))),
-    "twice on one layer": (lora("attn", lora_rank=2), lora("block", layers=("v", "fc1"), lora_rank=3, alpha=5.0)),
 }
 THEIRS: dict[str, dict[str, Any]] = {
     "the fused layer": {"r": 4, "target_modules": ["qkv"]},
-    "all linear layers": {"r": 4, "lora_alpha": 16, "target_modules": ["qkv", "proj", "fc1", "fc2"]},
+    "all linear layers": {"r": 4, "lora_alpha": 16, "target_modules": ["qkv", "attn.proj", "fc1", "fc2"]},
     "patterns": {
-        "r": 4, "target_modules": ["qkv", "proj"], "rank_pattern": {"proj": 2},
+        "r": 4, "target_modules": ["qkv", "attn.proj"], "rank_pattern": {"attn.proj": 2},
         "alpha_pattern": {"blocks.1.attn.qkv": 3},
     },
     "a stabilised rank": {"r": 4, "lora_alpha": 16, "target_modules": ["qkv"], "use_rslora": True},
@@ -154,6 +153,7 @@ def retensored(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[
 
 
 FIRST = "base_model.model.blocks.0.attn.qkv"
+PATCHES = "base_model.model.patch_embed.proj.lora_{}.weight"
 STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another method": (altered(peft_type="IA3"), "peft_type is 'IA3'; allowed: 'LORA'"),
     "DoRA": (altered(use_dora=True), "use_dora is True; allowed: LoRA without it"),
@@ -167,6 +167,10 @@ STRANGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another tensor": (retensored(lambda t: t.update({f"{FIRST}.bias": torch.ones(1)})), "is not known"),
     "another width": (
         retensored(lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(16, 5)})), "from 5 to 96 features"
+    ),
+    "a convolution": (
+        retensored(lambda t: t.update({PATCHES.format(letter): torch.ones(1, 1, 1, 1) for letter in "AB"})),
+        "patch_embed.proj, which is no linear layer; .* attn.proj",
     ),
     "a layer that is not there": (
         retensored(lambda t: [t.update({k.replace("s.0.", "s.9."): t.pop(k)}) for k in [*t] if "s.0." in k]),
