@@ -159,6 +159,40 @@ def predict(
     show_predictions(predictions, _console())
 
 
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="a folder that `utuning pull` made")],
+    weights: Annotated[str | None, typer.Option(help="where the backbone's weights lie on this machine")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="a prepared data set, or its folder of images: scores again")
+    ] = None,
+) -> None:
+    """Check a bundle again: files, backbone, what it answers; with data, its scores.
+
+    Example: utuning verify champion --data runs/data/demo-seed0
+    """
+    from pipelines.verify import examine
+
+    if not examine(bundle, weights, data, _console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="a folder that `utuning pull` made")],
+    to: Annotated[str, typer.Option(help="the form: peft (for lora tuners)")],
+    out: Annotated[Path, typer.Option(help="the folder to make")],
+    weights: Annotated[str | None, typer.Option(help="where the backbone's weights lie on this machine")] = None,
+) -> None:
+    """Write a bundle in the form of another library.
+
+    Example: utuning export champion --to peft --out champion-peft
+    """
+    from pipelines import export
+
+    _console().print(export.export(bundle, to, out, weights), highlight=False, markup=False, soft_wrap=True)
+
+
 @app.command(epilog=readers_help())
 def prepare(
     source: Annotated[Path, typer.Option("--from", help="an archive, or a folder: see below")],

@@ -46,7 +46,7 @@ class Bundle:
         Raises:
             BundleError: the backbone is another one, the tensors do not fit it, or the logits are not the stored ones.
         """
-        self._check_backbone(backbone)
+        self.check_backbone(backbone)
         with torch.device("meta"):
             self._check_tensors(self._built(backbone.shapes))
         member = self._built(backbone)
@@ -55,7 +55,12 @@ class Bundle:
             check_probe(self.probe, backbone, member, str(self.path))
         return member
 
-    def _check_backbone(self, backbone: Backbone) -> None:
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Check that a backbone is the one that the tuner was trained on.
+
+        Raises:
+            BundleError: it is another, or prepares images otherwise.
+        """
         trial, wanted = self.manifest.trial, self.manifest.backbone_fingerprint
         if backbone.fingerprint != wanted:
             raise BundleError(

@@ -12,13 +12,15 @@ from utuning.words import placement_in_words
 
 TASK = "image-classification"
 ACCURACY = "accuracy"
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""A card is written in every epoch of every member: in C where libyaml is there."""
 
 
 def model_card(
     trial: TrialConfig, backbone: BackboneConfig, metrics: Mapping[str, float], class_names: Sequence[str]
 ) -> str:
     """Write the card: front matter for the Hugging Face Hub, what it is, how it was measured, how to use it."""
-    front = yaml.safe_dump(_metadata(trial, backbone, metrics), sort_keys=False, allow_unicode=True, width=10_000)
+    front = yaml.dump(_metadata(trial, backbone, metrics), Dumper=DUMPER, sort_keys=False, allow_unicode=True)
     measured = "\n".join(f"| {_cell(name)} | {value:.4g} |" for name, value in sorted(metrics.items()))
     placed = "\n".join(f"- {_cell(line)}" for line in placement_in_words(trial.tuners))
     return f"""---

@@ -75,7 +75,9 @@ def _is(kind: type, value: Any) -> bool:
         return isinstance(value, bool) and kind is bool
     if isinstance(value, int):
         return kind in (int, float) and abs(value) <= LARGEST
-    return isinstance(value, kind) and (kind is not float or math.isfinite(value))
+    if isinstance(value, float):
+        return kind is float and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def _words(kind: Any) -> str:

@@ -42,7 +42,7 @@ def answers(backbone: Backbone, member: Member) -> torch.Tensor:
     return Cohort(backbone, [member]).scores(batch(seed=7).images)[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_any_method_on_any_family_is_loaded_as_it_was_saved(data: st.DataObject) -> None:
     backbone = of(data.draw(st.sampled_from([*FAMILIES])))

@@ -69,9 +69,9 @@ class LoRA(nn.Module):
         self.scale = constant_scale(alpha / lora_rank)
         self.updates = nn.ModuleDict()
         self._at: dict[str, list[str]] = {}
-        for key, name, slices in _find(site, layers):
+        for key, name, slices in find_updates(site, layers):
             layer = cast(nn.Linear, site.layers[name])
-            self.updates[key] = Update(layer, slices, _num_slices(name), lora_rank, generator)
+            self.updates[key] = Update(layer, slices, num_slices(name), lora_rank, generator)
             self._at.setdefault(name, []).append(key)
 
     def taps(self) -> Mapping[str, Tap]:
@@ -88,8 +88,19 @@ class LoRA(nn.Module):
                 for place, delta in zip(update.slices, rows, strict=True):
                     weight.chunk(update.num_slices)[place].add_(delta)
 
+    @torch.no_grad()
+    def whole(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each layer's updates as one update of the whole layer: A (R, D_in), B (D_out, R), R the sum of their ranks.
+
+        The updates' own A stand one below the other, and B is zero where an update does not reach: the same map.
+        """
+        return {
+            name: (torch.cat([update.a for update in self._of(name)]), torch.cat([_rows(u) for u in self._of(name)], 1))
+            for name in self._at
+        }
+
     def _add(self, name: str, x: Tensor, y: Tensor) -> Tensor:
-        slices = list(y.chunk(_num_slices(name), dim=-1))
+        slices = list(y.chunk(num_slices(name), dim=-1))
         for update in self._of(name):
             added = (self.scale * update(x)).chunk(len(update.slices), dim=-1)
             for place, delta in zip(update.slices, added, strict=True):
@@ -100,7 +111,15 @@ class LoRA(nn.Module):
         return [cast(Update, self.updates[key]) for key in self._at[name]]
 
 
-def _find(site: OpSite, wanted: Sequence[str]) -> list[tuple[str, str, tuple[int, ...]]]:
+def _rows(update: Update) -> Tensor:
+    """B over all slices of the layer, (D_out, r)."""
+    width = len(update.b) // len(update.slices)
+    whole = update.b.new_zeros(update.num_slices, width, update.b.shape[1])
+    whole[list(update.slices)] = update.b.view(len(update.slices), width, -1)
+    return whole.flatten(0, 1)
+
+
+def find_updates(site: OpSite, wanted: Sequence[str]) -> list[tuple[str, str, tuple[int, ...]]]:
     """For each update its key, its layer's name, and the slices of that layer that it takes."""
     linears = [name for name, layer in site.layers.items() if isinstance(layer, nn.Linear)]
     found: list[tuple[str, str, tuple[int, ...]]] = []
@@ -117,11 +136,12 @@ def _find(site: OpSite, wanted: Sequence[str]) -> list[tuple[str, str, tuple[int
 def _slices(target: str, leaf: str) -> tuple[int, ...]:
     """The slices of a layer that a target means; none if it means another layer."""
     if leaf == target or (target in ("q", "k", "v") and leaf == f"{target}_proj"):
-        return tuple(range(_num_slices(leaf)))
+        return tuple(range(num_slices(leaf)))
     return (leaf.index(target),) if leaf in FUSED and target in tuple(leaf) else ()
 
 
-def _num_slices(name: str) -> int:
+def num_slices(name: str) -> int:
+    """How many equal slices timm keeps in the layer of this name."""
     return len(_leaf(name)) if _leaf(name) in FUSED else 1
 
 
