@@ -52,4 +52,4 @@ class Bank:
         return functional_call(self.structure.modules, values, (function, *args), tie_weights=False)
 
     def _split(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (self._num, -1))
+        return rows.view(self._num, -1, *rows.shape[1:])

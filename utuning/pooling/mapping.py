@@ -39,7 +39,8 @@ def banks(parts: Sequence[Part], dtype: torch.dtype) -> Iterator[tuple[Bank, lis
     """
     for structure, rows in _grouped([part.structure for part in parts]).items():
         for shares in _together(structure, rows, parts, dtype):
-            yield Bank(structure, [part.packed for part, _ in shares], dtype), [row for _, rows in shares for row in rows]
+            bank = Bank(structure, [part.packed for part, _ in shares], dtype)
+            yield bank, [row for _, rows in shares for row in rows]
 
 
 def _together(

@@ -68,7 +68,7 @@ class Structure:
 
     def unpack(self, packed: Tensor) -> dict[str, Tensor]:
         """Views of a vector (P,), or of those of several tuners (T, P), by the names of the tensors."""
-        parts = packed.split([prod(shape) for shape in self.shapes.values()], dim=-1)
+        parts = torch.split(packed, [prod(shape) for shape in self.shapes.values()], dim=-1)
         return {
             name: part.view(*packed.shape[:-1], *shape)
             for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
@@ -101,8 +101,5 @@ def _drop_values(modules: nn.Module, names: Iterable[str]) -> None:
     """Leave no values: a call has to bring them."""
     for name in names:
         path, _, leaf = name.rpartition(".")
-        holder = modules.get_submodule(path)
-        own = holder._parameters if leaf in holder._parameters else holder._buffers
-        value = own[leaf]
-        assert value is not None
-        own[leaf] = nn.Parameter(value.to("meta"), requires_grad=False) if own is holder._parameters else value.to("meta")
+        value = modules.get_parameter(name)
+        setattr(modules.get_submodule(path), leaf, nn.Parameter(value.to("meta"), requires_grad=False))
