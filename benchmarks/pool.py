@@ -7,11 +7,13 @@ medians. Writes docs/results/serving/pool.{md,json}.
 """
 
 import argparse
-import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 from cohorts import in_turns
@@ -30,12 +32,12 @@ LORA = TunerConfig(method="lora")
 OTHERS = ("ssf", "prefix_tuning", "vpt_deep", "unipt")
 PAGE = """# Serving many tuners from one pool
 
-`python benchmarks/pool.py`. Images: a ViT-Ti/16 of twelve blocks at 96 px (37 tokens) with random weights, batches of 64
-rows, heads of 100 classes, fp32, one CPU thread; medians of {rounds} batches of each side, taken in turns. The first
+`python benchmarks/pool.py`. Images: a ViT-Ti/16 of twelve blocks at 96 px (37 tokens) with random weights, batches of
+64 rows, heads of 100 classes, fp32, one CPU thread; medians of {rounds} batches of each side, taken in turns. The first
 number is what share of one tuner's images a second 64 tuners have in one batch, the second the same for 64 tuners that
 get a call each. Bytes: a ViT-B/16 with P-Adapters of width 8 beside attention and MLP in all blocks and heads of 100
-classes. Process memory is what the process got from the system, after minus before. Machine, commit and versions stand
-in [pool.json](pool.json).
+classes. Process memory is what a fresh process has in RAM, after minus before. Machine, commit and versions stand in
+[pool.json](pool.json).
 
 | what | measured | bar |
 |---|---:|---:|"""
@@ -85,38 +87,34 @@ def throughput(frozen: Backbone, rounds: int, what: str, mix: Sequence[Sequence[
 
 
 def memory(num_held: int) -> list[Line]:
-    """What held tuners of a ViT-B/16 cost, counted and as the process has it."""
-    frozen = Backbone.load("vit_base_patch16_224", weights="none")
-    backbone_bytes = sum(parameter.nbytes for parameter in frozen.trunk.model.parameters())
+    """What held tuners of a ViT-B/16 cost, counted and as a process has it."""
     lines = []
     for storage, count in (("fp32", num_held // 10), ("fp16", num_held)):
-        pool = TunerPool(frozen, storage=storage)  # type: ignore[arg-type]
-        pool.load("first", member(frozen, [P_ADAPTER], seed=0))
-        grown = growth(lambda pool=pool, count=count: [load(pool, frozen, seed) for seed in range(1, count + 1)])
-        counted = sum(pool.bytes.values()) - pool.bytes["first"]
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            counted, grown, backbone = fresh.submit(held_bytes, storage, count).result()
         lines += [
             Line(f"bytes of one more tuner, {storage}, counted", counted / count),
             Line(f"bytes of one more tuner, {storage}, process memory (over {count})", grown / count),
         ]
     return [
         *lines,
-        Line(f"{num_held:,} tuners in fp16, counted, in backbones (fp32)", counted / backbone_bytes, "<3"),
-        Line(f"{num_held:,} tuners in fp16, process memory, in backbones (fp32)", grown / backbone_bytes, "<3"),
+        Line(f"{num_held:,} tuners in fp16, counted, in backbones (fp32)", counted / backbone, "<3"),
+        Line(f"{num_held:,} tuners in fp16, process memory, in backbones (fp32)", grown / backbone, "<3"),
     ]
 
 
-def load(pool: TunerPool, frozen: Backbone, seed: int) -> None:
-    """One more tuner."""
-    pool.load(str(seed), member(frozen, [P_ADAPTER], seed))
-
-
-def growth(work: Callable[[], object]) -> int:
-    """Bytes by which the process has grown once the work is done."""
-    gc.collect()
+def held_bytes(storage: Literal["fp32", "fp16"], count: int) -> tuple[int, int, int]:
+    """Bytes of so many more tuners, counted and as this process has grown, and those of the backbone."""
+    torch.set_num_threads(1)
+    frozen = Backbone.load("vit_base_patch16_224", weights="none")
+    pool = TunerPool(frozen, storage=storage)
+    pool.load("first", member(frozen, [P_ADAPTER], seed=0))
     before = resident_bytes()
-    work()
-    gc.collect()
-    return resident_bytes() - before
+    for seed in range(1, count + 1):
+        pool.load(str(seed), member(frozen, [P_ADAPTER], seed))
+    grown = resident_bytes() - before
+    counted = sum(pool.bytes.values()) - pool.bytes["first"]
+    return counted, grown, sum(parameter.nbytes for parameter in frozen.trunk.model.parameters())
 
 
 def resident_bytes() -> int:
