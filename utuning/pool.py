@@ -5,7 +5,7 @@ several tuners ask for runs once up to where each first changes it; rows of tune
 grouped matrix products, whatever their classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from threading import Lock
@@ -22,7 +22,7 @@ from utuning.errors import PoolError, nearest
 from utuning.member import Member
 from utuning.pooling.mapping import Part, banks
 from utuning.pooling.stack import Stack
-from utuning.pooling.structure import HEAD, Structure, split_tuners, structure_key
+from utuning.pooling.structure import Structure, split_tuners, structure_key
 from utuning.precision import autocast
 from utuning.streams import run_streams
 
@@ -46,13 +46,13 @@ class Held:
 class TunerPool:
     """Tuners of any methods with heads of any number of classes, by name, on one backbone.
 
-    Threads may load, unload and predict at the same time. The table of names is copied on write, so a prediction that is
-    under way keeps the tuners that it began with; predictions run one after another. A held tuner is a vector of its
-    values and no more: one more tuner costs its own bytes. Methods that copy weights of the backbone (full fine-tuning,
-    bias and partial tuning) and prompts of other lengths run over their own rows.
+    Threads may load, unload and predict at the same time. The table of names is copied on write: a prediction under way
+    keeps the tuners that it began with. Predictions run one after another. A held tuner is a vector of its values and
+    no more, so one more tuner costs its own bytes. Copies of the backbone's weights (full, partial and bias tuning) run
+    over their own rows, one tuner after another; so do prompts, for each length.
 
     Args:
-        backbone: the frozen backbone, on the device to compute on. The pool shares its weights, and runs modules of its own.
+        backbone: the frozen backbone, on the device to compute on; the pool shares its weights.
         byte_budget: most bytes of all held tuners; the least recently used ones make room. None: no bound.
         storage: what held values are stored in. They compute in the backbone's dtype.
         precision: `auto` is bf16 autocast on a GPU and fp32 on a CPU.

@@ -58,8 +58,8 @@ class SharedRows:
         """A stream's rows out of shared ones: those of these images, in this order; None: all as they are."""
         if images is None:
             return shared
-        places = images if self._place_of is None else [self._place_of[image] for image in images]
-        return shared if list(places) == list(range(len(shared))) else shared[torch.tensor(places, device=shared.device)]
+        places = [image if self._place_of is None else self._place_of[image] for image in images]
+        return shared if places == [*range(len(shared))] else shared[torch.tensor(places, device=shared.device)]
 
     def entering(self, depth: int) -> Tensor:
         """The state at the entry of a block, or of the final norm."""

@@ -4,8 +4,8 @@ Rows start shared by all members. A member's rows split off where it first chang
 run once, without autograd, for everybody. Afterwards the rows of all members that have split run together, one call an
 op: an op is frozen and row-wise, so running it on K members' rows together equals running it K times. Members whose
 rows have other shapes (a prompt's tokens), or that train a copy of the op's own weights, run in groups of their own.
-A side network reads the states and splits nothing. A stream may take only some of the batch's images, and one image several
-times: its rows are picked where it splits, and the shared rows of images that nobody reads any more go no further.
+A side network reads the states and splits nothing. A stream may take some of the batch's images alone, and one image
+several times: its rows are picked where it splits, and shared rows that nobody reads any more go no further.
 Equations (U-Tuning, arXiv 2303.00690, fig. 4a): x' = x + OP(x) + U(x) at an op, y = Block(x) + U(x) at a block.
 
 Shape legend: B images of a batch, N tokens, D width, F features. x is a stream in the trunk's own layout.
@@ -101,6 +101,7 @@ class Streams:
 
     def _through_op(self, op: OpSite, depth: int, place: int) -> None:
         """x' = x + OP(x) + U(x) for every member that has its own rows, or gets them here."""
+        self._narrow()
         sharing = self._sharing()
         reaching = {k: self._before(k, depth, place) for k in sharing if reaches(self.members[k], op)}
         x = self.rows | reaching
@@ -142,7 +143,7 @@ class Streams:
             site, num_rows = self._site(group[0], op), [len(x[k]) for k in group]
             with tapped(site.layers, [self.members[k].taps(op) for k in group], num_rows):
                 given = site.run(_join([x[k] for k in group]))
-            outputs |= dict(zip(group, given.split(num_rows), strict=True))
+            outputs |= dict(zip(group, torch.split(given, num_rows), strict=True))
         return outputs
 
     def _site(self, k: int, op: OpSite) -> OpSite:

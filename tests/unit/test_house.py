@@ -34,7 +34,9 @@ def test_what_answers_at_once_imports_nothing_heavy(statement: str) -> None:
 
 
 def test_the_method_needs_neither_ray_nor_mlflow_nor_a_command_line() -> None:
-    loaded = imported_by("import utuning.cohort, utuning.predict, utuning.data.loader, utuning.tuners.p_adapter")
+    loaded = imported_by(
+        "import utuning.cohort, utuning.pool, utuning.predict, utuning.data.loader, utuning.tuners.p_adapter"
+    )
     assert loaded & {"ray", "mlflow", "typer", "rich", "pydantic", "optuna"} == set()
 
 

@@ -5,6 +5,7 @@ matrix products over values (T, …) and rows (T, R, …). No formula is written
 """
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from utuning.pooling.structure import Structure
+
+ATTENDING = Lock()
+"""Attention has to be matrix products here, as its fused kernels would run tuner by tuner; that switch is global."""
 
 
 class Bank:
@@ -43,7 +47,7 @@ class Bank:
             return [leaf for leaf in given[0] if isinstance(leaf, Tensor)]
 
         rows = {place: self._split(leaf) for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
-        with sdpa_kernel(SDPBackend.MATH):  # matrix products; its fused kernels would run tuner by tuner
+        with ATTENDING, sdpa_kernel(SDPBackend.MATH):
             found = iter(torch.vmap(one)(values, rows))
         joined = [next(found).flatten(0, 1) if isinstance(leaf, Tensor) else leaf for leaf in given[0]]
         return tree_unflatten(joined, given[1])
@@ -52,4 +56,4 @@ class Bank:
         return functional_call(self.structure.modules, values, (function, *args), tie_weights=False)
 
     def _split(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (self._num, -1))
+        return rows.view(self._num, -1, *rows.shape[1:])

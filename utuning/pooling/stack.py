@@ -29,7 +29,7 @@ class Prompts:
         return cast(Tensor, self.call(x_BND, num_present))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sides:
     """The side networks of a bank's tuners."""
 

@@ -55,6 +55,7 @@ class Structure:
         }
         self.modules = Modules(self.member).requires_grad_(False).eval()
         self._own = [name for name in self.shapes if name.startswith(OWN_WEIGHTS)]
+        self._of_site = self._by_site()
         _drop_values(self.modules, self.member.tensors())
 
     @property
@@ -68,7 +69,7 @@ class Structure:
 
     def unpack(self, packed: Tensor) -> dict[str, Tensor]:
         """Views of a vector (P,), or of those of several tuners (T, P), by the names of the tensors."""
-        parts = packed.split([prod(shape) for shape in self.shapes.values()], dim=-1)
+        parts = torch.split(packed, [prod(shape) for shape in self.shapes.values()], dim=-1)
         return {
             name: part.view(*packed.shape[:-1], *shape)
             for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
@@ -80,10 +81,18 @@ class Structure:
         return [name for name in self.shapes if name.startswith(prefix)] + self._own
 
     def of_site(self, site: OpSite) -> list[str]:
-        """The copies of the backbone's weights that a site reads; those of no layer may be any site's."""
-        assert self.member.own_trunk is not None
-        elsewhere = {layer for each in self.member.own_trunk.all_sites() for layer in each.layers} - set(site.layers)
-        return [name for name in self._own if name.removeprefix(OWN_WEIGHTS).rpartition(".")[0] not in elsewhere]
+        """The copies of the backbone's weights that a site reads."""
+        return self._of_site[site.where]
+
+    def _by_site(self) -> dict[tuple[str, int], list[str]]:
+        """Copies that belong to no site's layers may be read by any: position embeddings, a block's table of biases."""
+        sites = [] if self.member.own_trunk is None else self.member.own_trunk.all_sites()
+        layer_of = {name: name.removeprefix(OWN_WEIGHTS).rpartition(".")[0] for name in self._own}
+        loose = set(layer_of.values()) - {layer for site in sites for layer in site.layers}
+        return {
+            site.where: [name for name, layer in layer_of.items() if layer in loose or layer in site.layers]
+            for site in sites
+        }
 
 
 def split_tuners(tuners: Iterable[TunerConfig]) -> tuple[tuple[TunerConfig, ...], tuple[TunerConfig, ...]]:
@@ -101,8 +110,5 @@ def _drop_values(modules: nn.Module, names: Iterable[str]) -> None:
     """Leave no values: a call has to bring them."""
     for name in names:
         path, _, leaf = name.rpartition(".")
-        holder = modules.get_submodule(path)
-        own = holder._parameters if leaf in holder._parameters else holder._buffers
-        value = own[leaf]
-        assert value is not None
-        own[leaf] = nn.Parameter(value.to("meta"), requires_grad=False) if own is holder._parameters else value.to("meta")
+        value = modules.get_parameter(name)
+        setattr(modules.get_submodule(path), leaf, nn.Parameter(value.to("meta"), requires_grad=False))
