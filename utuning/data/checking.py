@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 from utuning.data.decode import decode_rgb
@@ -11,7 +12,9 @@ from utuning.data.examples import Checked, Source, sha256
 from utuning.data.faults import Progress
 from utuning.errors import DataError
 
+_AHEAD = 64
 _Facts = tuple[str, int]
+_Work = Callable[[Source], _Facts | None]
 
 
 def check_all(
@@ -30,7 +33,7 @@ def check_all(
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         with open(journal or os.devnull, "a", buffering=1, encoding="utf-8") as log:
-            found = pool.map(lambda source: known.get(_key(source)) or _facts(source, skip_corrupt), sources)
+            found = _in_order(pool, lambda source: known.get(_key(source)) or _facts(source, skip_corrupt), sources)
             for done, (source, facts) in enumerate(zip(sources, found, strict=True), start=1):
                 if facts and _key(source) not in known:
                     log.write(json.dumps([_key(source), facts]) + "\n")
@@ -39,6 +42,17 @@ def check_all(
                 yield _checked(source, facts)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_order(pool: Executor, work: _Work, items: Iterable[Source]) -> Iterator[_Facts | None]:
+    """Map in parallel, a few items ahead of the reader, so that waiting results do not pile up."""
+    ahead: deque[Future[_Facts | None]] = deque()
+    for item in items:
+        ahead.append(pool.submit(work, item))
+        if len(ahead) >= _AHEAD:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
 
 
 def _facts(source: Source, skip_corrupt: bool) -> _Facts | None:

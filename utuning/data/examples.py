@@ -53,7 +53,7 @@ class ImageRef:
             ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Packed:
     """A labelled image whose bytes stay in an archive or a table until `data` is asked for."""
 
@@ -71,7 +71,7 @@ class Packed:
 Source = Example | ImageRef | Packed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
     """An image that was read once and found good: what is known of it, and where to read it again."""
 

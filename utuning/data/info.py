@@ -11,7 +11,8 @@ from utuning.data.faults import fault
 from utuning.data.places import Place
 from utuning.errors import DataError, StoreError
 
-SCHEMA_VERSION = 1
+# Since 2, the fingerprint covers the order of rows and classes.
+SCHEMA_VERSION = 2
 INFO_FILE = "dataset.json"
 
 

@@ -8,7 +8,7 @@ from utuning.data.info import DatasetInfo
 from utuning.data.integrity import check_listing
 from utuning.data.listing import Reader
 from utuning.data.places import Place, Target
-from utuning.data.prepare import Known, prepare
+from utuning.data.prepare import Known, check_request, prepare
 from utuning.data.tree import open_tree
 from utuning.data.work import work_folder, working
 
@@ -40,6 +40,7 @@ def prepare_known(
         DataError: files that are missing, damaged or not those of the official data set.
     """
     to = Place.of(to)
+    check_request(to, **options)
     with (
         working(work_folder(to, "unpacked", work)) as folder,
         open_tree(source, reader.archives, folder) as tree,

@@ -1,7 +1,7 @@
 """Parquet shards in the layout that the Hugging Face `datasets` library reads for images."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -63,7 +63,7 @@ def is_written(place: Place, shard: Shard, key: str) -> bool:
     return (footer.metadata or {}).get(_KEY) == key.encode() and footer.num_rows == len(shard.rows)
 
 
-def write_shard(place: Place, shard: Shard, class_names: Sequence[str], key: str) -> Iterator[int]:
+def write_shard(place: Place, shard: Shard, class_names: Sequence[str], key: str) -> Generator[int]:
     """Write one shard, holding one group of rows at a time; yields the number of rows of each group written."""
     ids = {name: number for number, name in enumerate(class_names)}
     schema = image_schema(class_names, key)

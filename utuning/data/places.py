@@ -43,6 +43,16 @@ class Place:
     def _found(self) -> tuple[Any, str]:
         if self.local is not None:
             return fs.LocalFileSystem(use_mmap=True), self.uri
+        where = self.uri.partition("://")[2].partition("?")[0]
+        if not where.strip("/"):
+            raise fault(f"The place {self.uri!r} names no folder", "a bucket and a folder", "add them")
+        if "@" in where.partition("/")[0]:
+            # Not repeated here: messages and descriptions end up in logs.
+            raise fault(
+                "The URI holds a user name or a key",
+                "URIs without credentials",
+                "put them into the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
         try:
             return fs.FileSystem.from_uri(self.uri)  # type: ignore[no-any-return]
         except (pa.ArrowException, OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utuning.data.checking import check_all
 from utuning.data.examples import SPLITS, Checked, Source
@@ -75,9 +76,9 @@ def prepare(
         work: where the folder for going on is made; see `work.work_folder`.
         progress: see above.
     """
-    _check_fractions(val_fraction, test_fraction)
-    holds_out, to = find_protocol(protocol).holds_out, Place.of(to)
-    check_target(to, overwrite)
+    to = Place.of(to)
+    check_request(to, protocol=protocol, val_fraction=val_fraction, test_fraction=test_fraction, overwrite=overwrite)
+    holds_out = find_protocol(protocol).holds_out
     with working(work_folder(to, "checked", work)) as folder:
         sources = list(examples)
         checked = list(check_all(sources, skip_corrupt, progress, folder / _JOURNAL))
@@ -131,10 +132,26 @@ def _val(given: bool, fraction: float, seed: int) -> str:
     return "as given" if given else f"{fraction:g} of train, stratified, seed {seed}"
 
 
-def _check_fractions(val_fraction: float, test_fraction: float | None) -> None:
+def check_request(
+    to: Place,
+    *,
+    protocol: str = "vpt",
+    val_fraction: float = 0.1,
+    test_fraction: float | None = None,
+    overwrite: bool = False,
+    **others: Any,
+) -> None:
+    """Check what can be checked of the arguments of `prepare` before any image is looked for.
+
+    Raises:
+        ConfigError: an unknown protocol.
+        DataError: a fraction or a target that cannot be used.
+    """
+    find_protocol(protocol)
     for what, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if value is not None and not 0 < value < 1:
             raise fault(f"{what} is {value}", "numbers between 0 and 1, both excluded", "try 0.1 or 0.2")
+    check_target(to, overwrite)
 
 
 def _complete_splits(

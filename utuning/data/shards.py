@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 
 from utuning.data.descriptions import README_FILE, write_descriptions
 from utuning.data.examples import SPLITS, Row
@@ -72,14 +73,21 @@ def _write(info: DatasetInfo, shards: Sequence[Shard], resume: bool, progress: P
     done, total = 0, sum(info.counts.values())
     with staging(info.path, key if resume else None, [README_FILE, *(shard.name for shard in shards)]) as place:
         for shard in shards:
-            steps = (
-                [len(shard.rows)] if is_written(place, shard, key) else write_shard(place, shard, info.class_names, key)
-            )
-            for step in steps:
-                done += step
-                if progress:
-                    progress("writing", done, total)
+            with closing(_steps(place, shard, info.class_names, key)) as steps:
+                for step in steps:
+                    done += step
+                    if progress:
+                        progress("writing", done, total)
         write_descriptions(place, info)
+
+
+def _steps(place: Place, shard: Shard, class_names: Sequence[str], key: str) -> Generator[int]:
+    if is_written(place, shard, key):
+        yield len(shard.rows)
+        return
+    # Closed here and now: a stream that is closed late would put a part in the place of a whole shard.
+    with closing(write_shard(place, shard, class_names, key)) as steps:
+        yield from steps
 
 
 def _key(fingerprint: str, shards: Sequence[Shard]) -> str:

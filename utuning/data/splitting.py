@@ -47,7 +47,7 @@ def _shares(sizes: Mapping[str, int], fraction: float) -> dict[str, int]:
     exact = {label: size * fraction for label, size in sizes.items()}
     shares = {label: min(max(math.floor(exact[label]), 1), size - 1) for label, size in sizes.items()}
     for label in sorted(sizes, key=lambda label: (shares[label] - exact[label], label)):
-        if sum(shares.values()) < total and shares[label] < sizes[label] - 1:
+        if sum(shares.values()) < total and shares[label] < min(exact[label], sizes[label] - 1):
             shares[label] += 1
     return shares
 

@@ -1,5 +1,6 @@
 """Where shards are written until a data set is complete, so that nobody reads an incomplete one."""
 
+import glob
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ def staging(to: Place, key: str | None, names: Collection[str]) -> Iterator[Plac
 
 def remove_stale(to: Path, key: str) -> None:
     """Remove what earlier calls for the same target left of other data; the caller holds the target's lock."""
-    for partial in to.parent.glob(f".{to.name}.partial-*"):
+    for partial in to.parent.glob(f".{glob.escape(to.name)}.partial-*"):
         if not partial.name.endswith(f"-{key}"):
             shutil.rmtree(partial, ignore_errors=True)
 
