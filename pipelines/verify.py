@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.datasets import prepare_folder
+from pipelines.datasets import prepare_source
 from utuning.backbone import Backbone
 from utuning.bundle import Bundle, bundle_bytes, read_bundle
 from utuning.cohort import Cohort, Score
@@ -138,4 +138,4 @@ def _dataset(path: Path, to: Path, name: str) -> DatasetInfo:
     """A prepared set as it is; a folder of images is prepared first, as a search does without further settings."""
     if (path / INFO_FILE).is_file():
         return open_dataset(path)
-    return prepare_folder(path, to, name=name, lists={}, classes=None)
+    return prepare_source("folder", path, str(to), name=name)
