@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from pipelines import cli
-from pipelines.datasets import prepare_folder
+from pipelines.datasets import prepare_source
 from pipelines.verify import Wrong, compared
 from tests.bundles import retensor, trained, trial
 from tests.e2e.tools import draw_images
@@ -29,7 +29,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(images: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
     to = tmp_path_factory.mktemp("prepared") / "discs"
-    return prepare_folder(images, to, name="discs", lists={}, classes=None)
+    return prepare_source("folder", images, str(to), name="discs")
 
 
 @pytest.fixture
