@@ -31,10 +31,10 @@ def banks(parts: Sequence[Part], dtype: torch.dtype) -> Iterator[tuple[Bank, lis
     """Put the rows of a batch into banks: yields each bank and its rows, in its order.
 
     Rows of one structure stand together, tuner by tuner, in shares of equal size: the greatest that divides all counts
-    of rows, so that a tuner with more rows than others comes several times and no row is computed in vain. Measured on a
-    small ViT, 64 tuners in one bank are about twice as fast as with a call for each (`benchmarks/pool.py` has a call for
-    each batch beside it); repeating values for uneven counts costs no more than even ones. Values that would take more
-    than `MAX_STACKED_BYTES` are spread over several banks; tuners too large for two in one run from their own vector.
+    of rows, so that a tuner with more rows than others comes several times and no row is computed in vain. Measured on
+    a small ViT (one CPU thread), 64 tuners in one bank are about twice as fast as with a call for each, and repeated
+    values for uneven counts cost no more than even ones. Values of more than `MAX_STACKED_BYTES` are spread over
+    several banks; tuners of which two are too large together run from their own vectors.
 
     Args:
         parts: the part that each row needs.
