@@ -22,9 +22,11 @@ def test_the_library_example_runs(
 ) -> None:
     prepared(load_space("demo").dataset, Workspace(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python")
-    exec(compile(example, "README.md", "exec"), {})
-    assert capsys.readouterr().out.count("Score(") == 3
+    names: dict[str, object] = {}
+    for example in blocks("python"):
+        exec(compile(example, "README.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert (out.count("Score("), out.count("tensor(")) == (3, 3)
 
 
 def test_the_example_space_is_valid(tmp_path: Path) -> None:
