@@ -37,6 +37,7 @@ from utuning.tuners import tuner_row
 
 RESULT = Path(__file__).parent.parent / "docs" / "results" / "methods"
 SEEDS = (0, 1, 2)
+EPOCHS = 4
 TIMED_STEPS = 15
 PAGE = """# {title}
 
@@ -151,7 +152,7 @@ def markdown(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
     num_rates = len(suite.entries[0].rates)
     lines = [
         PAGE.format(
-            title=suite.title, about=suite.about, command=_command(name), num_epochs=num_epochs, num_rates=num_rates
+            title=suite.title, about=suite.about, command=_command(name, num_epochs), num_epochs=num_epochs, num_rates=num_rates
         )
     ]
     for row in rows:
@@ -171,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("suite", choices=sorted(SUITES))
     parser.add_argument("overrides", nargs="*", help="settings of the space, such as dataset.path=FOLDER")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     suite = SUITES[options.suite]
@@ -192,7 +193,7 @@ def write(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> None:
     """Write both result files."""
     RESULT.mkdir(parents=True, exist_ok=True)
     (RESULT / f"{name}.md").write_text(markdown(name, rows, num_epochs))
-    write_result(RESULT / f"{name}.json", _command(name), seeds=SEEDS, epochs=num_epochs, rows=rows)
+    write_result(RESULT / f"{name}.json", _command(name, num_epochs), seeds=SEEDS, epochs=num_epochs, rows=rows)
 
 
 @dataclass(frozen=True)
@@ -215,9 +216,10 @@ class Work:
         return measure(self.prepare(), entries)
 
 
-def _command(name: str) -> str:
+def _command(name: str, num_epochs: int) -> str:
     paths = "" if name == "demo" else " dataset.path=FOLDER backbone.weights=FILE"
-    return f"python benchmarks/methods.py {name}{paths}"
+    epochs = "" if num_epochs == EPOCHS else f" --epochs {num_epochs}"
+    return f"python benchmarks/methods.py {name}{paths}{epochs}"
 
 
 def _fresh(ready: Prepared, entry: Entry) -> Member:
