@@ -152,7 +152,11 @@ def markdown(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
     num_rates = len(suite.entries[0].rates)
     lines = [
         PAGE.format(
-            title=suite.title, about=suite.about, command=_command(name, num_epochs), num_epochs=num_epochs, num_rates=num_rates
+            title=suite.title,
+            about=suite.about,
+            command=_command(name, num_epochs),
+            num_epochs=num_epochs,
+            num_rates=num_rates,
         )
     ]
     for row in rows:
