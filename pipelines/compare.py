@@ -15,7 +15,7 @@ from pipelines.registry import Registry
 from pipelines.render import table
 from pipelines.tracking import Tracker
 from search_spaces.loader import find_space, load_space
-from utuning.bundle import Bundle, read_bundle
+from utuning.bundles.bundle import Bundle, read_bundle
 from utuning.errors import SpaceError
 
 

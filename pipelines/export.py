@@ -1,14 +1,13 @@
 """A bundle in the form of another library."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from utuning.backbone import Backbone
-from utuning.bundle import Bundle, read_bundle
+from utuning.bundles.bundle import Bundle, read_bundle
+from utuning.bundles.peft_export import to_peft, write_peft
 from utuning.errors import ConfigError, nearest
 from utuning.member import Member
-from utuning.peft_export import to_peft, write_peft
 
 
 def export(path: Path, form: str, out: Path, weights: str | None = None) -> str:
@@ -23,8 +22,7 @@ def export(path: Path, form: str, out: Path, weights: str | None = None) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} exists and is not an empty folder; name a new folder, or remove it")
     bundle = read_bundle(path)
-    config = bundle.manifest.backbone
-    backbone = Backbone.from_config(replace(config, weights=weights) if weights else config)
+    backbone = bundle.load_backbone(weights)
     return FORMS[form](bundle, backbone, bundle.member(backbone), out)
 
 

@@ -11,7 +11,7 @@ from pipelines.plan import Prepared
 from pipelines.shared import Shared
 from pipelines.tracking import RunRecord, Tracker
 from utuning.backbone import Backbone
-from utuning.bundle import Bundle, read_bundle
+from utuning.bundles.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort, Score
 from utuning.data.loader import Loader
 from utuning.data.shards import read_split

@@ -23,7 +23,8 @@ from pipelines.roster import ERROR, Joining, Report, Round
 from pipelines.shared import BUNDLE, Shared, Work
 from pipelines.spared import Spared
 from utuning.backbone import Backbone
-from utuning.bundle import bundle_bytes, save_bundle
+from utuning.bundles.bundle import bundle_bytes, save_bundle
+from utuning.bundles.probe import probe_logits
 from utuning.cohort import Cohort, Score
 from utuning.configs import TrialConfig
 from utuning.data.loader import Loader
@@ -32,7 +33,6 @@ from utuning.isolation import describe
 from utuning.member import Member
 from utuning.prefix import CACHE_DTYPES, Prefix, Useful, state_shapes
 from utuning.prefix_cache import PrefixCache
-from utuning.probe import probe_logits
 
 STATE = "state.pt"
 

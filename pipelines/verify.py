@@ -2,14 +2,14 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from pipelines.datasets import prepare_source
 from utuning.backbone import Backbone
-from utuning.bundle import Bundle, bundle_bytes, read_bundle
+from utuning.bundles.bundle import Bundle, bundle_bytes, read_bundle
+from utuning.bundles.probe import TOLERANCE, check_probe
 from utuning.cohort import Cohort, Score
 from utuning.data.info import INFO_FILE
 from utuning.data.loader import Loader
@@ -18,7 +18,6 @@ from utuning.data.space import human_bytes
 from utuning.errors import UTuningError
 from utuning.member import Member
 from utuning.predict import best_device
-from utuning.probe import TOLERANCE, check_probe
 
 SPLITS = ("val", "test")
 BATCH_SIZE = 64
@@ -66,11 +65,8 @@ class Verification:
         return f"{len(tensors)} tensors, {numbers:,} numbers stored as {self.bundle.manifest.storage}, all finite"
 
     def _backbone(self) -> str:
-        config = self.bundle.manifest.backbone
-        self.backbone = Backbone.from_config(replace(config, weights=self.weights) if self.weights else config)
-        self.bundle.check_backbone(self.backbone)
-        self.backbone.to(best_device())
-        return f"{config.name}, fingerprint {self.backbone.fingerprint[:16]}… as stated"
+        self.backbone: Backbone = self.bundle.load_backbone(self.weights).to(best_device())
+        return f"{self.backbone.config.name}, fingerprint {self.backbone.fingerprint[:16]}… as stated"
 
     def _fit(self) -> str:
         self.member: Member = self.bundle.member(self.backbone, probe=False)

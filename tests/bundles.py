@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.tools import batch, trial_of
 from utuning.backbone import Backbone
-from utuning.bundle import MANIFEST, TENSORS, save_bundle
+from utuning.bundles.bundle import MANIFEST, TENSORS, save_bundle
+from utuning.bundles.manifest import DIGEST_KEY, ZEROS, sha256
 from utuning.cohort import Cohort
 from utuning.configs import TrialConfig, TunerConfig, digest
-from utuning.manifest import DIGEST_KEY, ZEROS, sha256
 from utuning.member import Member
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")

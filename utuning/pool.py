@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from utuning.backbone import Backbone
-from utuning.bundle import Bundle
+from utuning.bundles.bundle import Bundle
 from utuning.configs import Precision, TunerConfig
 from utuning.errors import PoolError, nearest
 from utuning.member import Member

@@ -1,13 +1,13 @@
 """Predictions from a bundle: no Ray, no tracking server."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from utuning.backbone import Backbone
-from utuning.bundle import Bundle, read_bundle
+from utuning.bundles.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort
 from utuning.data.transforms import decode_resize, eval_crop
 from utuning.errors import DataError
@@ -45,9 +45,7 @@ class Predictor:
             BackboneError: the backbone cannot be loaded.
         """
         bundle = read_bundle(path)
-        config = bundle.manifest.backbone
-        config = replace(config, weights=weights) if weights else config
-        return cls(bundle, Backbone.from_config(config).to(best_device()))
+        return cls(bundle, bundle.load_backbone(weights).to(best_device()))
 
     def predict(self, images: Sequence[Path], *, top: int = 5) -> Iterable[Prediction]:
         """Yield a prediction for each image file.

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
 from tests.e2e.tools import draw_images, utuning, write_space
-from utuning.bundle import read_bundle
+from utuning.bundles.bundle import read_bundle
 from utuning.tuners import TUNERS
 
 METHODS = {

@@ -10,7 +10,7 @@ import pytest
 from tests.bundles import save
 from tests.tools import adapter
 from utuning.backbone import Backbone
-from utuning.bundle import MANIFEST
+from utuning.bundles.bundle import MANIFEST
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "bundle.md").read_text()
 

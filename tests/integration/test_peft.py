@@ -17,14 +17,14 @@ from pipelines import cli
 from tests.bundles import NAMES, save, trial
 from tests.tools import TINY, adapter, batch, tiny_backbone
 from utuning.backbone import Backbone
-from utuning.bundle import read_bundle, save_bundle
+from utuning.bundles.bundle import read_bundle, save_bundle
+from utuning.bundles.peft_export import CONFIG, WEIGHTS, to_peft, write_peft
+from utuning.bundles.peft_import import from_peft, read_peft
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
 from utuning.errors import BundleError, ConfigError
 from utuning.member import Member
 from utuning.merging import merged_model
-from utuning.peft_export import CONFIG, WEIGHTS, to_peft, write_peft
-from utuning.peft_import import from_peft, read_peft
 
 
 def lora(*ops: str, depths: Any = None, **settings: Any) -> TunerConfig:

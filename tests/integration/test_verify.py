@@ -14,7 +14,7 @@ from tests.bundles import retensor, trained, trial
 from tests.e2e.tools import draw_images
 from tests.tools import TINY, adapter, tiny_backbone
 from utuning.backbone import Backbone
-from utuning.bundle import MANIFEST, TENSORS, save_bundle
+from utuning.bundles.bundle import MANIFEST, TENSORS, save_bundle
 from utuning.cohort import Cohort, Score
 from utuning.data.info import DatasetInfo
 from utuning.data.loader import Loader

@@ -13,11 +13,11 @@ from tests.bundles import NAMES, save, trained, trial
 from tests.tools import batch, tiny_backbone
 from tests.unit.test_methods import TABLE
 from utuning.backbone import Backbone
-from utuning.bundle import DTYPES, MAX_BYTES, read_bundle, save_bundle
+from utuning.bundles.bundle import DTYPES, MAX_BYTES, read_bundle, save_bundle
+from utuning.bundles.manifest import Storage
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
 from utuning.errors import BundleError, ConfigError, PlacementError
-from utuning.manifest import Storage
 from utuning.member import Member
 from utuning.tuners import TUNERS
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.bundles import NAMES, save, trial
 from tests.tools import adapter, batch, tiny_backbone
 from utuning.backbone import Backbone
-from utuning.bundle import CARD, MANIFEST, PROBE, TENSORS, bundle_bytes, read_bundle
+from utuning.bundles.bundle import CARD, MANIFEST, PROBE, TENSORS, bundle_bytes, read_bundle
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
 from utuning.errors import DataError

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from tests.bundles import NAMES, trial
 from tests.tools import adapter
 from utuning.backbone import Backbone
-from utuning.card import model_card
+from utuning.bundles.card import model_card
 from utuning.configs import BackboneConfig, TunerConfig
 
 METRICS = {"val/accuracy": 0.625, "test/accuracy": 0.5, "val/loss": 1.25}

@@ -19,9 +19,9 @@ import torch
 from tests.bundles import NAMES, replace, restate, retensor, retrial, rewrite, save
 from tests.tools import adapter, tiny_backbone
 from utuning.backbone import Backbone
-from utuning.bundle import CARD, MANIFEST, PROBE, TENSORS, read_bundle
+from utuning.bundles.bundle import CARD, MANIFEST, PROBE, TENSORS, read_bundle
+from utuning.bundles.tensor_file import check_header
 from utuning.errors import BundleError
-from utuning.tensor_file import check_header
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import utuning.pool
 from tests.property.test_pool_law import BACKBONE, IMAGES, alone, moved
 from tests.tools import adapter, tiny_backbone
 from tests.unit.test_bundle import NAMES, save
-from utuning.bundle import read_bundle
+from utuning.bundles.bundle import read_bundle
 from utuning.configs import TunerConfig
 from utuning.errors import BundleError, PoolError
 from utuning.member import Member

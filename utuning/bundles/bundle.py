@@ -7,7 +7,7 @@ docs/bundle.md describes the format.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,15 +15,15 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from utuning.backbone import Backbone
-from utuning.bundle_files import AGAIN, check_entries, read_file
-from utuning.card import model_card
+from utuning.bundles.card import model_card
+from utuning.bundles.files import AGAIN, check_entries, read_file
+from utuning.bundles.manifest import Manifest, Storage, sha256
+from utuning.bundles.probe import Probe, check_probe, probe_images, probe_logits
+from utuning.bundles.tensor_file import read_tensors
 from utuning.configs import TrialConfig
 from utuning.data.atomic import publish, writing_folder
 from utuning.errors import BundleError
-from utuning.manifest import Manifest, Storage, sha256
 from utuning.member import Member
-from utuning.probe import Probe, check_probe, probe_images, probe_logits
-from utuning.tensor_file import read_tensors
 
 MANIFEST, TENSORS, PROBE, CARD = "manifest.json", "tuner.safetensors", "probe.safetensors", "README.md"
 MAX_BYTES = {MANIFEST: 8 << 20, TENSORS: 16 << 30, PROBE: 64 << 20, CARD: 8 << 20}
@@ -54,6 +54,18 @@ class Bundle:
         if probe:
             check_probe(self.probe, backbone, member, str(self.path))
         return member
+
+    def load_backbone(self, weights: str | None = None) -> Backbone:
+        """Load the backbone that the manifest names and check it; `weights` says where its weights lie here.
+
+        Raises:
+            BackboneError: it cannot be loaded.
+            BundleError: it is another one than the tuner was trained on.
+        """
+        config = self.manifest.backbone
+        backbone = Backbone.from_config(replace(config, weights=weights) if weights else config)
+        self.check_backbone(backbone)
+        return backbone
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Check that a backbone is the one that the tuner was trained on.

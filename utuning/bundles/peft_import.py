@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from utuning.architectures import OpSite
 from utuning.backbone import Backbone
-from utuning.bundle_files import parse_json, read_file
+from utuning.bundles.files import parse_json, read_file
+from utuning.bundles.peft_export import CONFIG, PREFIX, WEIGHTS, PeftAdapter, classifiers
+from utuning.bundles.tensor_file import read_tensors
 from utuning.configs import TunerConfig
 from utuning.errors import BundleError, ConfigError
-from utuning.peft_export import CONFIG, PREFIX, WEIGHTS, PeftAdapter, classifiers
-from utuning.tensor_file import read_tensors
 from utuning.tuners.lora import find_updates, num_slices
 
 MAX_BYTES = {CONFIG: 8 << 20, WEIGHTS: 4 << 30}

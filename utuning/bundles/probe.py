@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from utuning.backbone import Backbone
-from utuning.bundle_files import AGAIN
+from utuning.bundles.files import AGAIN
 from utuning.cohort import Cohort
 from utuning.errors import BundleError
 from utuning.member import Member

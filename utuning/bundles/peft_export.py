@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from utuning.backbone import Backbone
-from utuning.card import TASK, base_model
+from utuning.bundles.card import TASK, base_model
 from utuning.data.atomic import publish, writing_folder
 from utuning.errors import ConfigError
 from utuning.member import Member

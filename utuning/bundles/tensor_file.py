@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from utuning.bundle_files import AGAIN, parse_json
+from utuning.bundles.files import AGAIN, parse_json
 from utuning.errors import BundleError
 
 LENGTH_BYTES = 8

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from utuning.backbone import PACKAGE_SCHEME
-from utuning.bundle_files import AGAIN, parse_json
+from utuning.bundles.files import AGAIN, parse_json
+from utuning.bundles.plain import read_as
+from utuning.bundles.words import placement_in_words
 from utuning.configs import BackboneConfig, TrialConfig, digest
 from utuning.data.transforms import Preprocessing
 from utuning.errors import BundleError, UTuningError
-from utuning.plain import read_as
-from utuning.words import placement_in_words
 
 SCHEMA_VERSION = 3
 DIGEST_KEY, ZEROS = "manifest_digest", "0" * 64

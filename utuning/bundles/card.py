@@ -7,8 +7,8 @@ from typing import Any
 import timm
 import yaml
 
+from utuning.bundles.words import placement_in_words
 from utuning.configs import BackboneConfig, TrialConfig
-from utuning.words import placement_in_words
 
 TASK = "image-classification"
 ACCURACY = "accuracy"

@@ -1,0 +1,49 @@
+"""Comparing and taking: leaderboard, pull."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import HOME, AsJson, Home, Tracking, console
+from pipelines.workspace import Workspace
+
+
+def leaderboard(
+    space: Annotated[str | None, typer.Argument(help="a space's name; all spaces if left out")] = None,
+    to: Annotated[Path | None, typer.Option(help="folder for leaderboard.md, .json and .png")] = None,
+    as_json: AsJson = False,
+    home: Home = HOME,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Compare all trials of a space: table, Markdown, JSON and a picture."""
+    from pipelines import compare
+    from pipelines.tracking import Tracker
+
+    workspace = Workspace(home)
+    tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    for name in [space] if space else tracker.spaces():
+        rows = compare.read_rows(tracker, name)
+        if as_json:
+            typer.echo(json.dumps(compare.document(rows), indent=2))
+            continue
+        files = compare.write(rows, name, to or workspace.root / "leaderboards" / name)
+        compare.show(rows, name, files, console())
+
+
+def pull(
+    space: Annotated[str, typer.Argument(help="a space's or a registered model's name")],
+    to: Annotated[Path, typer.Option(help="the folder to make")],
+    alias: Annotated[str, typer.Option(help="which version")] = "champion",
+    home: Home = HOME,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Copy the bundle under an alias to a folder, checked."""
+    from pipelines.compare import pull_bundle
+    from pipelines.tracking import Tracker
+
+    workspace = Workspace(home)
+    tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    bundle = pull_bundle(tracker, space, alias, to)
+    console().print(f"{to}: {bundle.manifest.trial.name}, {len(bundle.manifest.class_names)} classes", highlight=False)

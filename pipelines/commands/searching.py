@@ -1,0 +1,89 @@
+"""Launching: plan, search, train."""
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.commands.options import (
+    HOME,
+    Cluster,
+    Home,
+    Isolated,
+    Overrides,
+    Resume,
+    Space,
+    Tracking,
+    Workers,
+    console,
+)
+from pipelines.workspace import Workspace
+
+
+def plan(
+    space: Space,
+    overrides: Overrides = None,
+    cluster: Cluster = "local",
+    num_workers: Workers = None,
+    home: Home = HOME,
+) -> None:
+    """Show what a search would do and what it would cost, without doing it."""
+    from cluster.profile import load_profile
+    from pipelines import forecast, plan, show
+    from search_spaces.loader import load_space
+
+    profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
+    ready = plan.prepare_search(load_space(space, overrides or ()), workspace)
+    show.show_plan(ready, terminal)
+    found = forecast.forecast(ready, profile, *forecast.stand_in(profile))
+    show.show_forecast(found, terminal)
+    forecast.remember(found, workspace.prediction(plan.space_digest(ready)))
+
+
+def search(
+    space: Space,
+    overrides: Overrides = None,
+    cluster: Cluster = "local",
+    num_workers: Workers = None,
+    resume: Resume = False,
+    isolated: Isolated = False,
+    home: Home = HOME,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Search a space; the best trial on val becomes the champion.
+
+    Example: utuning search demo budget.num_trials=4 --cluster local
+    """
+    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    _run(space, overrides, cluster, num_workers, home, **options)
+
+
+def train(
+    space: Space,
+    overrides: Overrides = None,
+    cluster: Cluster = "local",
+    num_workers: Workers = None,
+    resume: Resume = False,
+    isolated: Isolated = False,
+    home: Home = HOME,
+    tracking_uri: Tracking = None,
+) -> None:
+    """Train one configuration of a space: every searched value must be fixed by an override.
+
+    Example: utuning train demo 'tuners=[{method: p_adapter, ops: [attn, mlp], bottleneck_dim: 8}]' train.lr=5e-3
+    """
+    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    _run(space, overrides, cluster, num_workers, home, fixed=True, **options)
+
+
+def _run(
+    space: str,
+    overrides: list[str] | None,
+    cluster: str,
+    num_workers: int | None,
+    home: Path,
+    **options: Any,
+) -> None:
+    from cluster.profile import load_profile
+    from pipelines.launch import launch
+
+    profile = load_profile(cluster, num_workers)
+    launch(space, overrides or (), console(), profile=profile, workspace=Workspace(home), **options)

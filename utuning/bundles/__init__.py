@@ -1,0 +1,1 @@
+"""What deploys: bundles, written, read and checked, and their forms for other libraries."""
