@@ -158,8 +158,8 @@ def page(
         one, two = (layout["largest_val_difference"][workers] for workers in ("1", "2"))
         lines += [
             "",
-            f"{layout['trials']} trials of the demo's mix, val accuracy beside isolated trials of one worker each: cohorts",
-            f"of one worker differ by {one:.4f} at most, cohorts of two workers by {two:.4f}.",
+            f"Val accuracy of {layout['trials']} trials of the demo's mix beside isolated trials of one worker each:",
+            f"cohorts of one worker differ by {one:.4f} at most, cohorts of two workers by {two:.4f}.",
         ]
     lines.append(PLANNED)
     for row in grown or compared:
