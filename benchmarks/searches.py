@@ -1,11 +1,12 @@
 """Whole searches, live cohorts beside `--isolated`: wall-clock in turns, what the planner said, and the same results.
 
-    python benchmarks/searches.py [demo] [sides] [layout] [growth]
+    python benchmarks/searches.py [demo] [sides] [layout] [grow-demo] [grow-sides]
 
 `demo`: 16 trials of the demo space's own mix. `sides`: 16 trials of side networks and linear heads on the demo data.
 `layout`: eight demo trials isolated, and in cohorts of one and of two workers: are their results the same?
-`growth`: 4, 16 and 64 trials of both, as cohorts alone. Each search starts from nothing but the prepared data: its
-own tracking store, its own cache of states. Writes docs/results/cohorts/searches.{md,json} and growth.png.
+`grow-demo`, `grow-sides`: 4 and 64 trials of each, as cohorts alone; those of 16 are known by then.
+Each search starts from nothing but the prepared data: its own tracking store, its own cache of states. Writes
+docs/results/cohorts/searches.{md,json} and growth.png.
 """
 
 import argparse
@@ -197,8 +198,8 @@ def plot(grown: Sequence[dict[str, Any]], to: Path) -> None:
 def main() -> None:
     """Run what is asked for, and write; what is not asked for is kept from the last result."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", nargs="*", help="demo, sides, layout, growth; all if left out")
-    asked = parser.parse_args().what or ["demo", "sides", "layout", "growth"]
+    parser.add_argument("what", nargs="*", help="demo, sides, layout, grow-demo, grow-sides; all if left out")
+    asked = parser.parse_args().what or [*MIXES, "layout", *(f"grow-{name}" for name in MIXES)]
     file = RESULT / "searches.json"
     known = json.loads(file.read_text()) if file.exists() else {"compared": [], "growth": []}
     compared = {row["search"]: row for row in known["compared"]}
@@ -213,8 +214,9 @@ def main() -> None:
         if "layout" in asked:
             layout = layouts(data)
             write(compared, grown, layout)
-        wanted = {(name, count) for name in MIXES for count in SIZES} if "growth" in asked else set()
-        for name, count in sorted(wanted - {(name, 16) for name in asked}):
+        for name, count in [
+            (name, count) for name in MIXES if f"grow-{name}" in asked for count in (SIZES[0], SIZES[-1])
+        ]:
             grown[name, count] = together(name, count, data)[0]
             write(compared, grown, layout)
 
