@@ -206,7 +206,7 @@ def main() -> None:
     grown = {(row["search"], row["trials"]): row for row in known["growth"]}
     layout = known.get("layout")
     with tempfile.TemporaryDirectory() as folder:
-        data = _prepared(Path(folder))
+        data = prepared_data(Path(folder))
         for name in [name for name in MIXES if name in asked]:
             compared[name] = compare(name, data)
             grown[name, 16] = compared[name]
@@ -235,7 +235,7 @@ def write(
         plot(sizes, RESULT / "growth.png")
 
 
-def _prepared(home: Path) -> Path:
+def prepared_data(home: Path) -> Path:
     """Draw the data once."""
     prepare_search(load_space("demo"), Workspace(home))
     return home / "data"
