@@ -71,8 +71,12 @@ def deployed(ready: Prepared, chosen: Candidate, runs: Sequence[RunRecord]) -> C
     """
     if not find_protocol(ready.space.protocol).trains_again:
         return chosen
-    finals = {run.trial.train.seed: run for run in runs if run.final and run.outcome == "completed"
-              if run.trial.config_id == chosen.config_id}
+    finals = {
+        run.trial.train.seed: run
+        for run in runs
+        if run.final and run.outcome == "completed"
+        if run.trial.config_id == chosen.config_id
+    }
     for seed in ready.space.final_seeds:
         if seed in finals:
             return replace(chosen, run_id=finals[seed].run_id)

@@ -61,9 +61,7 @@ def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table
     return list(zip(Cohort(backbone, members).evaluate(loader.epoch(0), see), right_KN, strict=True))
 
 
-def _score_on_worker(
-    bundles: Sequence[Bundle], shared: Shared, table: pa.Table
-) -> list[tuple[Score, np.ndarray]]:
+def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[tuple[Score, np.ndarray]]:
     from pipelines.job import load_backbone
 
     torch.set_num_threads(shared.group.layout.cpus_per_worker)

@@ -147,9 +147,7 @@ class CohortJob:
             **self.spared.report(self.start_s),
         }
         whole = [
-            seat
-            for seat, score in zip(living, scores, strict=True)
-            if score is None or math.isfinite(score.accuracy)
+            seat for seat, score in zip(living, scores, strict=True) if score is None or math.isfinite(score.accuracy)
         ]
         logits = self._probed(whole)
         for seat, score in zip(living, scores, strict=True):

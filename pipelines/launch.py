@@ -33,7 +33,7 @@ def launch(
     Raises whatever is wrong with the space, the data, the backbone, the cluster or the tracking store.
     """
     space = (load_fixed_space if fixed else load_space)(name, overrides)
-    _check_prepared(space)
+    _check_val(space)
     with starting_crew(profile, workspace, isolated=isolated) as crew_for:
         # These imports take seconds, and Ray starts meanwhile.
         from pipelines import show
@@ -50,14 +50,19 @@ def launch(
     return ready, finished
 
 
-def _check_prepared(space: SearchSpace) -> None:
-    """Refuse, before Ray starts, a data set that was prepared already and does not fit the protocol."""
-    if space.dataset.source != "parquet" or space.dataset.path is None:
-        return
+def _check_val(space: SearchSpace) -> None:
+    """Refuse, before Ray starts, a data set without a val that the protocol could select on."""
+    source, path = space.dataset.source, space.dataset.path
+    if source in ("drawn", "folder", "lists"):
+        return  # known only once their images are listed
+    from utuning.data.fgvc.table import READERS
     from utuning.data.info import INFO_FILE, read_info
     from utuning.data.places import Place
-    from utuning.data.val import check_val
+    from utuning.data.val import check_publishes_val, check_val
 
-    place = Place.of(space.dataset.path)
-    if place.local is None or (place.local / INFO_FILE).is_file():
-        check_val(read_info(place), space.protocol)
+    if source in READERS:
+        check_publishes_val(READERS[source], space.protocol)
+    elif source == "parquet" and path is not None:
+        place = Place.of(path)
+        if place.local is None or (place.local / INFO_FILE).is_file():
+            check_val(read_info(place), space.protocol)

@@ -177,8 +177,10 @@ def _counting(runs: Sequence[RunRecord]) -> list[RunRecord]:
 def _tested(runs: Iterable[RunRecord]) -> list[RunRecord]:
     """Take the newest run of each trial that was measured on test."""
     measured = [run for run in runs if run.outcome == "completed" and "test/accuracy" in run.metrics]
-    newest = [max(same, key=lambda run: (run.start_time, run.run_id))
-              for same in _grouped(measured, lambda run: run.trial.trial_id)]
+    newest = [
+        max(same, key=lambda run: (run.start_time, run.run_id))
+        for same in _grouped(measured, lambda run: run.trial.trial_id)
+    ]
     return sorted(newest, key=lambda run: run.trial.train.seed)
 
 

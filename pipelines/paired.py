@@ -20,7 +20,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean difference A - B in accuracy, from -1 to 1, and its 95 % interval; `p` is two-sided, where there is one."""
+    """A mean difference A - B in accuracy, from -1 to 1, its 95 % interval, and the two-sided `p` of a test."""
 
     mean: float
     low: float

@@ -8,8 +8,8 @@ from search_spaces.space import Facts, SearchSpace
 from utuning.backbone import Backbone
 from utuning.configs import TrialConfig, digest
 from utuning.data.faults import Progress
-from utuning.data.shards import DatasetInfo
 from utuning.data.protocols import find_protocol
+from utuning.data.shards import DatasetInfo
 from utuning.data.space import require_space
 from utuning.data.val import check_val, part_notes
 from utuning.member import Member
@@ -71,7 +71,9 @@ def expected_trials(ready: Prepared) -> list[TrialConfig]:
 def expected_finals(ready: Prepared) -> list[TrialConfig]:
     """What the finals train beyond the search: the first random trial stands for the chosen configuration."""
     space, known = ready.space, {trial.trial_id for trial in expected_trials(ready)}
-    chosen = space.random_trials(ready.facts)[:1] + (space.baseline_trials(ready.facts) if space.finals.baselines else [])
+    chosen = space.random_trials(ready.facts)[:1] + (
+        space.baseline_trials(ready.facts) if space.finals.baselines else []
+    )
     splits = tuple(find_protocol(space.protocol).final_splits)
     again = [
         replace(trial, train_splits=splits, train=replace(trial.train, seed=seed))

@@ -64,10 +64,10 @@ def run_search(
         done = _search_runs(tracker, ready.space, search_id)
         if still := finalists(ready, done):
             measure_test(tracker, still, ready, shared)
+        decision, champion_run_id = promote(ready, tracker, done)
     except BaseException:
         tracker.finish_search(parent, "KILLED", {}, {})
         raise
-    decision, champion_run_id = promote(ready, tracker, done)
     found = rows(tracker.runs(ready.space.name), champion_run_id=champion_run_id, search_id=search_id)
     seconds = time.monotonic() - crew.begun
     tracker.finish_search(

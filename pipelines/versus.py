@@ -122,9 +122,7 @@ def _check_comparable(a: Row, b: Row) -> None:
             )
 
 
-def _both(
-    tracker: Tracker, run_ids: Sequence[str], data_fingerprint: str
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _both(tracker: Tracker, run_ids: Sequence[str], data_fingerprint: str) -> tuple[np.ndarray, np.ndarray] | None:
     """What both runs answered; None where one was measured before answers were kept."""
     if not all(tracker.has_artifact(run_id, FOLDER) for run_id in run_ids):
         return None

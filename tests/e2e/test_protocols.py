@@ -1,4 +1,4 @@
-"""`trainval-final` through the command line: test out of reach until the end, read once; more seeds; two rows compared."""
+"""`trainval-final` through the command line: test out of reach until its end, read once; two rows compared."""
 
 import json
 import re
@@ -93,5 +93,9 @@ def test_select_on_val_train_again_on_both_and_measure_test_once_a_seed(tmp_path
     done = utuning(home, "pull", "finals", "--to", str(tmp_path / "champion"))
     assert done.returncode == 0, done.stderr
     manifest = read_bundle(tmp_path / "champion").manifest
-    assert (manifest.protocol, manifest.trial.train_splits, manifest.seeds) == ("trainval-final", ("train", "val"), (0,))
+    assert (manifest.protocol, manifest.trial.train_splits, manifest.seeds) == (
+        "trainval-final",
+        ("train", "val"),
+        (0,),
+    )
     assert "Protocol: trainval-final, trained on train and val" in (tmp_path / "champion" / "README.md").read_text()

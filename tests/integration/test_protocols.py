@@ -13,7 +13,7 @@ from pipelines.shared import Shared
 from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from tests.archives import ARCHIVES, TEST, VAL
-from tests.bundles import trained, trial
+from tests.bundles import trial
 from tests.e2e.tools import COUNTS, draw_images, spoil, write_space
 from tests.tools import adapter
 from utuning.backbone import Backbone
@@ -21,6 +21,7 @@ from utuning.bundles.bundle import read_bundle, save_bundle
 from utuning.data.info import DatasetInfo
 from utuning.data.shards import read_split
 from utuning.errors import DataError
+from utuning.member import Member
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def spec(images: Path, **values: Any) -> DatasetSpec:
 def test_a_search_is_given_no_row_of_test(images: Path, tmp_path: Path) -> None:
     info = go(spec(images), tmp_path)
     tables = searched_tables(info)
-    assert {split: table.num_rows for split, table in tables.items()} == {split: 4 * COUNTS[split] for split in SEARCHED}
+    assert {split: table.num_rows for split, table in tables.items()} == {
+        split: 4 * COUNTS[split] for split in SEARCHED
+    }
     bytes_of = {split: {row["bytes"] for row in read_split(info, split)["image"].to_pylist()} for split in info.counts}
     shipped = {row["bytes"] for table in tables.values() for row in table["image"].to_pylist()}
     assert shipped == bytes_of["train"] | bytes_of["val"] and shipped.isdisjoint(bytes_of["test"])
@@ -66,7 +69,7 @@ def test_the_bits_of_test_add_up_to_its_accuracy(backbone: Backbone, images: Pat
     table, names, versions = read_split(info, "test"), info.class_names, {"torch": "1"}
     bundles = []
     for at, config in enumerate(configs):
-        member = trained(backbone, config)
+        member = Member.from_trial(backbone, config)
         folder = tmp_path / f"bundle{at}"
         save_bundle(folder, member, backbone=backbone, trial=config, class_names=names, metrics={}, versions=versions)
         bundles.append(read_bundle(folder))
@@ -122,5 +125,5 @@ def test_a_data_set_without_val_is_refused_before_ray_starts(
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(module, "starting_crew", started)
-    with pytest.raises(DataError, match="has no val.*prepare it with protocol vpt"):
+    with pytest.raises(DataError, match=r"has no val.*prepare it with protocol vpt"):
         launch(str(space), (), None, profile=None, workspace=Workspace(tmp_path / "runs"))  # type: ignore[arg-type]

@@ -116,7 +116,12 @@ def test_the_first_final_seed_that_came_to_its_end_deploys_whatever_test_says() 
     runs = searched(space)
     chosen = best(candidates(runs))
     finals = [
-        run(trial, final=True, test=0.1 * (1 + trial.train.seed), outcome="failed" if trial.train.seed == 0 else "completed")
+        run(
+            trial,
+            final=True,
+            test=0.1 * (1 + trial.train.seed),
+            outcome="failed" if trial.train.seed == 0 else "completed",
+        )
         for trial in final_trials(space, runs)
     ]
     found = deployed(space, chosen, [*runs, *finals])

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.data_tags import CHARS, data_tags, read_data_tags
+from utuning.data.fgvc.table import READERS
 from utuning.data.info import DatasetInfo
 from utuning.data.places import Place
 from utuning.data.protocols import PROTOCOLS
-from utuning.data.val import check_val, part_notes
+from utuning.data.val import check_publishes_val, check_val, part_notes
 from utuning.errors import DataError
 
 HELD_OUT = "0.1 of train, stratified, seed 0"
@@ -48,6 +49,17 @@ def test_a_val_that_was_drawn_otherwise_is_noted_with_both_sides(val: str) -> No
 def test_a_val_of_which_nothing_is_said_is_noted(protocol: str) -> None:
     (note,) = check_val(replace(INFO, val=""), protocol)
     assert "does not say" in note
+
+
+def test_known_sets_without_a_published_val_are_refused_before_they_are_read() -> None:
+    for name, reader in READERS.items():
+        for protocol in ("vpt", "trainval-final"):
+            check_publishes_val(reader, protocol)
+        if name == "flowers102":
+            check_publishes_val(reader, "official")
+        else:
+            with pytest.raises(DataError, match=r"published without val.*set protocol: vpt"):
+                check_publishes_val(reader, "official")
 
 
 def test_a_part_of_a_known_set_says_so() -> None:

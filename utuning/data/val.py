@@ -2,6 +2,7 @@
 
 from utuning.data.faults import fault
 from utuning.data.info import DatasetInfo
+from utuning.data.listing import Reader
 from utuning.data.protocols import AS_GIVEN, VAL_FRACTION, VAL_SEED, drawn, find_protocol
 
 
@@ -36,6 +37,20 @@ def check_val(info: DatasetInfo, protocol: str) -> list[str]:
     if info.val == wanted:
         return []
     return [f"val is {info.val}; protocol {protocol} takes {wanted}: the numbers are not comparable with others' of it"]
+
+
+def check_publishes_val(reader: Reader, protocol: str) -> None:
+    """Refuse, before its archives are read, a known data set that has no val under a protocol that draws none.
+
+    Raises:
+        DataError: nothing could be selected.
+    """
+    if not find_protocol(protocol).holds_out and "val" not in reader.expected.counts:
+        raise fault(
+            f"{reader.title} is published without val, so that protocol {protocol!r} has nothing to select on",
+            "for this data set the protocols vpt and trainval-final",
+            "set protocol: vpt",
+        )
 
 
 def part_notes(info: DatasetInfo) -> list[str]:
