@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipelines.answers import FOLDER, Answers
 from pipelines.store import safe
 from pipelines.tracking import Tracker, flat
 from tests.tools import adapter, train, trial_of
@@ -153,6 +155,24 @@ def test_test_is_measured_once(tracker: Tracker) -> None:
     with pytest.raises(TrackingError, match="test/accuracy already"):
         tracker.log_test(child, {"test/accuracy": 0.6})
     assert history(tracker, child, "test/accuracy") == [(0, 0.5)]
+
+
+def test_a_final_is_a_run_of_its_own_that_keeps_its_answers(tracker: Tracker, tmp_path: Path) -> None:
+    parent = start(tracker, "finals")
+    child = tracker.start_trial(parent, TRIAL, {"data_val": "as given", "data_subset": "true", "data_warnings": '["w"]'})
+    final = tracker.start_trial(parent, TRIAL, kind="final")
+    assert final != child and tracker.start_trial(parent, TRIAL, kind="final") == final
+    records = {record.run_id: record for record in tracker.runs("finals")}
+    assert {run_id: record.final for run_id, record in records.items()} == {child: False, final: True}
+    said = records[child]
+    assert (said.val_from, said.subset, said.data_warnings) == ("as given", True, ("w",))
+
+    assert not tracker.has_artifact(final, FOLDER)
+    answers = Answers(data_fingerprint="d1", right=np.array([True, False, True]))
+    tracker.log_artifact(final, answers.write(tmp_path), FOLDER)
+    assert tracker.has_artifact(final, FOLDER)
+    again = Answers.read(tracker.download_artifact(final, FOLDER, tmp_path / "got"))
+    assert again.right.tolist() == [True, False, True]
 
 
 def test_an_unknown_space_lists_those_there_are(tracker: Tracker) -> None:
