@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -201,14 +201,36 @@ class Tracker:
             self.fetch(f"{self.client.get_run(run_id).info.artifact_uri}/bundle", to)
         return to
 
-    def fetch(self, source: str, to: Path) -> None:
-        """Copy an artifact folder by its URI to a folder that is new or empty; nothing half-written stays."""
+    def run(self, run_id: str) -> Any:
+        """Give MLflow's run.
+
+        Raises:
+            TrackingError: there is none of this id.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        raise TrackingError(
+            f"no run in {safe(self.uri)} has the id {run_id}; searched were: {', '.join(self.spaces()) or 'none'}; "
+            "`utuning leaderboard SPACE --json` names the runs of one"
+        )
+
+    def fetch(self, source: str, to: Path, check: Callable[[Path], object] = lambda path: None) -> None:
+        """Copy an artifact folder by its URI to a folder that is new or empty; nothing half-written stays.
+
+        What `check` raises of the copy leaves nothing either.
+        """
         from mlflow.artifacts import download_artifacts
 
         partial = to.absolute().parent / f".{to.name}.partial-{uuid.uuid4().hex[:12]}"
         try:
             partial.mkdir(parents=True)
             got = download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=self.uri)
+            check(Path(got))
             Path(got).rename(to)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

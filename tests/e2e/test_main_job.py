@@ -89,7 +89,7 @@ def test_a_pulled_champion_predicts_without_store_or_ray(searched: Searched, tmp
 
 
 def test_an_alias_that_does_not_exist_lists_those_that_do(searched: Searched, tmp_path: Path) -> None:
-    done = utuning(searched.home, "pull", "tiny", "--alias", "canary", "--to", str(tmp_path / "x"))
+    done = utuning(searched.home, "pull", "tiny@canary", "--to", str(tmp_path / "x"))
     assert done.returncode == 1
     assert "champion" in done.stderr
     assert "Traceback" not in done.stderr

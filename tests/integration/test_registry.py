@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.promotion import Candidate, decide
+from pipelines.references import parse_reference
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
-from tests.tools import train, trial_of
-from utuning.errors import TrackingError
+from tests.bundles import METRICS, NAMES, trained, trial
+from tests.tools import tiny_backbone, train
+from utuning.bundles.bundle import Bundle, read_bundle, save_bundle
+from utuning.errors import BundleError, TrackingError
 
 NAME = "utuning-beetles"
 TAGS = {"val": "0.6", "protocol": "v1", "data_fingerprint": "d1", "config_id": "c1", "trainable_params": "9"}
@@ -65,22 +68,32 @@ def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def finished_run(tracker: Tracker, folder: Path, seed: int, bundle: bool = True) -> str:
-    """Track one trial whose bundle holds its seed."""
-    (folder / "deep").mkdir(exist_ok=True)
-    (folder / "manifest.json").write_text(f'{{"seed": {seed}}}')
-    (folder / "deep" / "weights").write_bytes(bytes(1000))
+    """Track one trial of a head alone, with its bundle."""
+    backbone = tiny_backbone()
+    config = trial(backbone, train=train(seed=seed))
+    made = save_bundle(
+        folder, trained(backbone, config), backbone=backbone, trial=config, class_names=NAMES, metrics=METRICS,
+        versions={},
+    )  # fmt: skip
     parent = tracker.start_search("space", search_id="s1", params={"a": 1}, tags={})
-    run_id = tracker.start_trial(parent, trial_of(train=train(seed=seed)))
+    run_id = tracker.start_trial(parent, config)
     tracker.log_epoch(run_id, 1, {"val/accuracy": 0.6})
     tracker.finish_trial(
-        run_id, status="FINISHED", outcome="completed", metrics={}, bundle=folder if bundle else None, error=None
+        run_id, status="FINISHED", outcome="completed", metrics={}, bundle=made if bundle else None, error=None
     )
     return run_id
 
 
+def pull(registry: Registry, text: str, to: Path) -> Bundle:
+    return read_bundle(registry.fetch(registry.resolve(parse_reference(text)), to))
+
+
+def seed_of(bundle: Bundle) -> int:
+    return bundle.manifest.trial.train.seed
+
+
 def test_promote_pull_and_promote_again(tracker: Tracker, tmp_path: Path) -> None:
     registry = Registry(tracker)
-    (tmp_path / "work").mkdir()
     assert registry.champion(NAME) is None
     first = finished_run(tracker, tmp_path / "work", 0)
     assert registry.promote(NAME, first, tags=TAGS) == 1
@@ -90,9 +103,7 @@ def test_promote_pull_and_promote_again(tracker: Tracker, tmp_path: Path) -> Non
     known = Candidate.from_tags(champion.run_id, champion.tags)
     assert not decide(Candidate.from_tags("other", TAGS), known).promote
 
-    assert registry.download(NAME, to=tmp_path / "deep" / "pulled") == tmp_path / "deep" / "pulled"
-    assert (tmp_path / "deep" / "pulled" / "manifest.json").read_text() == '{"seed": 0}'
-    assert (tmp_path / "deep" / "pulled" / "deep" / "weights").stat().st_size == 1000
+    assert seed_of(pull(registry, NAME, tmp_path / "deep" / "pulled")) == 0
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["pulled"]
 
     second = finished_run(tracker, tmp_path / "work", 1)
@@ -100,19 +111,22 @@ def test_promote_pull_and_promote_again(tracker: Tracker, tmp_path: Path) -> Non
     tracker.client.set_registered_model_alias(NAME, "previous", "1")
     assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
     (tmp_path / "empty").mkdir()
-    registry.download(NAME, alias="previous", to=tmp_path / "empty")
-    assert (tmp_path / "empty" / "manifest.json").read_text() == '{"seed": 0}'
+    names = {f"{NAME}@previous": 0, "beetles@previous": 0, "beetles/1": 0, "beetles/2": 1, "beetles": 1, second: 1}
+    for place, (text, seed) in enumerate(names.items()):
+        assert seed_of(pull(registry, text, tmp_path / (str(place) if place else "empty"))) == seed
 
 
 def test_what_is_unknown_is_listed(tracker: Tracker, tmp_path: Path) -> None:
     registry = Registry(tracker)
-    (tmp_path / "work").mkdir()
     registry.promote(NAME, finished_run(tracker, tmp_path / "work", 2), tags=TAGS)
-    with pytest.raises(TrackingError, match=f"no model is called 'utuning-beetle'; did you mean '{NAME}'"):
-        registry.download("utuning-beetle", to=tmp_path / "pulled")
-    with pytest.raises(TrackingError, match=r"no alias .* is called 'chmpion'; did you mean 'champion'"):
-        registry.download(NAME, alias="chmpion", to=tmp_path / "pulled")
-    assert not (tmp_path / "pulled").exists()
+    for text, says in (
+        ("utuning-beetle", f"no model is called 'utuning-beetle'; did you mean '{NAME}'"),
+        ("beetles@chmpion", r"no alias .* is called 'chmpion'; did you mean 'champion'"),
+        ("beetles/99", r"'utuning-beetles' has no version 99; there are: .*\d"),
+        ("0" * 32, f"has the id {'0' * 32}; searched were: space"),
+    ):
+        with pytest.raises(TrackingError, match=says):
+            registry.resolve(parse_reference(text))
 
 
 def test_a_run_without_a_bundle_is_not_promoted(tracker: Tracker, tmp_path: Path) -> None:
@@ -125,23 +139,26 @@ def test_a_run_without_a_bundle_is_not_promoted(tracker: Tracker, tmp_path: Path
 
 def test_nothing_is_overwritten_or_half_written(tracker: Tracker, tmp_path: Path) -> None:
     registry = Registry(tracker)
-    (tmp_path / "work").mkdir()
     registry.promote(NAME, finished_run(tracker, tmp_path / "work", 4), tags=TAGS)
     (tmp_path / "mine").write_text("keep")
     for taken in (tmp_path / "work", tmp_path / "mine"):
         with pytest.raises(TrackingError, match="exists and is not an empty folder"):
-            registry.download(NAME, to=taken)
+            pull(registry, NAME, taken)
     with pytest.raises(TrackingError, match="could not copy"):
-        registry.download(NAME, to=tmp_path / "mine" / "pulled")
+        pull(registry, NAME, tmp_path / "mine" / "pulled")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "work"]
     assert (tmp_path / "mine").read_text() == "keep"
 
 
-def test_a_bundle_that_is_gone_leaves_nothing(tmp_path: Path) -> None:
+def test_a_bundle_that_is_gone_or_altered_leaves_nothing(tmp_path: Path) -> None:
     tracker = Tracker.open(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts")
-    (tmp_path / "work").mkdir()
-    Registry(tracker).promote(NAME, finished_run(tracker, tmp_path / "work", 0), tags=TAGS)
+    registry = Registry(tracker)
+    registry.promote(NAME, finished_run(tracker, tmp_path / "work", 0), tags=TAGS)
+    for tensors in (tmp_path / "artifacts").rglob("tuner.safetensors"):
+        tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"artifacts/.*/tuner\.safetensors was altered or cut short"):
+        pull(registry, NAME, tmp_path / "to" / "pulled")
     (tmp_path / "artifacts").rename(tmp_path / "elsewhere")
     with pytest.raises(TrackingError, match="could not copy"):
-        Registry(tracker).download(NAME, to=tmp_path / "to" / "pulled")
+        pull(registry, NAME, tmp_path / "to" / "pulled")
     assert not list((tmp_path / "to").iterdir())
