@@ -161,13 +161,18 @@ class Tracker:
             TrackingError: the run has test metrics already.
         """
         with in_words("log the test metrics"):
-            known = [key for key in self.client.get_run(run_id).data.metrics if key.startswith("test/")]
-            if known:
+            if known := self.test_metrics(run_id):
                 raise TrackingError(
                     f"run {run_id} has {', '.join(sorted(known))} already; test is measured once a run: "
                     "read it from the leaderboard, or measure another run"
                 )
             self._log(run_id, metrics, step=self._last_step(run_id))
+
+    def test_metrics(self, run_id: str) -> dict[str, float]:
+        """Give what was measured on the test split; nothing if it was not."""
+        with in_words("read the test metrics"):
+            metrics = self.client.get_run(run_id).data.metrics
+            return {key: value for key, value in metrics.items() if key.startswith("test/")}
 
     def log_artifact(self, run_id: str, path: Path) -> None:
         """Store one file, or the contents of a folder, with a run."""

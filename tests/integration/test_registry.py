@@ -59,12 +59,16 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(log.read_text())
 
 
-@pytest.fixture(scope="module", params=["sqlite", "http"])
-def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    if request.param == "http":
-        return Tracker.open(request.getfixturevalue("server"))
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     folder = tmp_path_factory.mktemp("store")
     return Tracker.open(f"sqlite:///{folder}/mlflow.db", folder / "artifacts")
+
+
+@pytest.fixture(params=["embedded", "served"])
+def tracker(request: pytest.FixtureRequest) -> Tracker:
+    served = request.param == "served"
+    return Tracker.open(request.getfixturevalue("server")) if served else request.getfixturevalue("embedded")
 
 
 def finished_run(tracker: Tracker, folder: Path, seed: int, bundle: bool = True) -> str:
@@ -109,16 +113,16 @@ def test_promote_pull_and_promote_again(tracker: Tracker, tmp_path: Path) -> Non
     second = finished_run(tracker, tmp_path / "work", 1)
     assert registry.promote(NAME, second, tags={**TAGS, "val": "0.7"}) == 2
     tracker.client.set_registered_model_alias(NAME, "previous", "1")
-    assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
+    assert registry.aliases(NAME) == {"champion": 2, "candidate": 2, "former": 1, "previous": 1}
     (tmp_path / "empty").mkdir()
     names = {f"{NAME}@previous": 0, "beetles@previous": 0, "beetles/1": 0, "beetles/2": 1, "beetles": 1, second: 1}
     for place, (text, seed) in enumerate(names.items()):
         assert seed_of(pull(registry, text, tmp_path / (str(place) if place else "empty"))) == seed
 
 
-def test_what_is_unknown_is_listed(tracker: Tracker, tmp_path: Path) -> None:
-    registry = Registry(tracker)
-    registry.promote(NAME, finished_run(tracker, tmp_path / "work", 2), tags=TAGS)
+def test_what_is_unknown_is_listed(embedded: Tracker, tmp_path: Path) -> None:
+    registry = Registry(embedded)
+    registry.promote(NAME, finished_run(embedded, tmp_path / "work", 2), tags=TAGS)
     for text, says in (
         ("utuning-beetle", f"no model is called 'utuning-beetle'; did you mean '{NAME}'"),
         ("beetles@chmpion", r"no alias .* is called 'chmpion'; did you mean 'champion'"),
@@ -129,17 +133,17 @@ def test_what_is_unknown_is_listed(tracker: Tracker, tmp_path: Path) -> None:
             registry.resolve(parse_reference(text))
 
 
-def test_a_run_without_a_bundle_is_not_promoted(tracker: Tracker, tmp_path: Path) -> None:
-    run_id = finished_run(tracker, tmp_path, 3, bundle=False)
+def test_a_run_without_a_bundle_is_not_promoted(embedded: Tracker, tmp_path: Path) -> None:
+    run_id = finished_run(embedded, tmp_path, 3, bundle=False)
     with pytest.raises(TrackingError, match="has no bundle"):
-        Registry(tracker).promote("utuning-empty", run_id, tags=TAGS)
+        Registry(embedded).promote("utuning-empty", run_id, tags=TAGS)
     with pytest.raises(TrackingError, match="no model is called 'utuning-empty'"):
-        Registry(tracker).aliases("utuning-empty")
+        Registry(embedded).aliases("utuning-empty")
 
 
-def test_nothing_is_overwritten_or_half_written(tracker: Tracker, tmp_path: Path) -> None:
-    registry = Registry(tracker)
-    registry.promote(NAME, finished_run(tracker, tmp_path / "work", 4), tags=TAGS)
+def test_nothing_is_overwritten_or_half_written(embedded: Tracker, tmp_path: Path) -> None:
+    registry = Registry(embedded)
+    registry.promote(NAME, finished_run(embedded, tmp_path / "work", 4), tags=TAGS)
     (tmp_path / "mine").write_text("keep")
     for taken in (tmp_path / "work", tmp_path / "mine"):
         with pytest.raises(TrackingError, match="exists and is not an empty folder"):
@@ -150,15 +154,15 @@ def test_nothing_is_overwritten_or_half_written(tracker: Tracker, tmp_path: Path
     assert (tmp_path / "mine").read_text() == "keep"
 
 
-def test_a_bundle_that_is_gone_or_altered_leaves_nothing(tmp_path: Path) -> None:
-    tracker = Tracker.open(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts")
-    registry = Registry(tracker)
-    registry.promote(NAME, finished_run(tracker, tmp_path / "work", 0), tags=TAGS)
-    for tensors in (tmp_path / "artifacts").rglob("tuner.safetensors"):
-        tensors.write_bytes(tensors.read_bytes()[:-1])
-    with pytest.raises(BundleError, match=r"artifacts/.*/tuner\.safetensors was altered or cut short"):
+def test_a_bundle_that_is_gone_or_altered_leaves_nothing(embedded: Tracker, tmp_path: Path) -> None:
+    registry = Registry(embedded)
+    registry.promote(NAME, finished_run(embedded, tmp_path / "work", 5), tags=TAGS)
+    bundle = Path(registry.resolve(parse_reference(NAME)).source.removeprefix("file://"))
+    tensors = bundle / "tuner.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"artifacts/bundle/tuner\.safetensors was altered or cut short"):
         pull(registry, NAME, tmp_path / "to" / "pulled")
-    (tmp_path / "artifacts").rename(tmp_path / "elsewhere")
+    bundle.rename(tmp_path / "elsewhere")
     with pytest.raises(TrackingError, match="could not copy"):
         pull(registry, NAME, tmp_path / "to" / "pulled")
     assert not list((tmp_path / "to").iterdir())
