@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from pipelines.commands import checking, deploying, preparing, results, searching
+from pipelines.commands import checking, deploying, models, preparing, results, searching
 from pipelines.readers_help import readers_help
 from utuning.errors import UTuningError
 
@@ -23,6 +23,8 @@ for command in (
     searching.train,
     results.leaderboard,
     results.pull,
+    models.models,
+    models.alias,
     deploying.predict,
     deploying.verify,
     deploying.export,

@@ -10,7 +10,7 @@ each by the `model_config` of `mlflow.pyfunc.load_model` or else by the environm
 import base64
 import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class BundleModel(PythonModel):  # type: ignore[misc]
         """
         try:
             top = _checked_top((params or {}).get("top", 5))
-            images = [self._image(row, value) for row, value in enumerate(model_input[COLUMN])]
+            images = [self._image(row, value) for row, value in enumerate(_flat(model_input[COLUMN]))]
             found = [prediction.classes for prediction in self._predictor.classify(images, top=top)]
         except UTuningError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
@@ -91,6 +91,12 @@ class BundleModel(PythonModel):  # type: ignore[misc]
 
 def _setting(settings: Mapping[str, Any], name: str) -> str | None:
     return settings.get(name) or os.environ.get(f"UTUNING_{name.upper()}") or None
+
+
+def _flat(cells: Iterable[Any]) -> Iterator[Any]:
+    """One value for each image: MLflow makes one cell of all the texts of a request's `inputs`."""
+    for cell in cells:
+        yield from cell if isinstance(cell, list) else [cell]
 
 
 def _checked_top(top: Any) -> int:

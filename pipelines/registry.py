@@ -176,7 +176,7 @@ class Registry:
     def _number(self, name: str, reference: Reference) -> int:
         if reference.alias is not None:
             return self._aliased(name, reference.alias)
-        known = [record.version for record in self.versions(name)]
+        known = sorted(record.version for record in self.versions(name))
         if reference.version not in known:
             raise TrackingError(
                 f"{name!r} has no version {reference.version}; there are: {', '.join(map(str, known)) or 'none'}; "

@@ -83,8 +83,9 @@ def test_a_pulled_champion_predicts_without_store_or_ray(searched: Searched, tmp
     predictions = json.loads(told.stdout)
     assert len(predictions) == len(images) == 4 * COUNTS["test"]
     right = sum(max(p["classes"], key=p["classes"].get) == Path(p["image"]).parent.name for p in predictions)
-    trial_id = json.loads((tmp_path / "champion" / "manifest.json").read_text())["trial_id"]
-    (champion,) = (run for run in searched.runs() if run.trial.trial_id == trial_id)
+    manifest = json.loads((tmp_path / "champion" / "manifest.json").read_text())
+    (champion,) = (run for run in searched.runs() if run.trial.trial_id == manifest["trial_id"])
+    assert manifest["metrics"]["test/accuracy"] == champion.metrics["test/accuracy"]
     assert right / len(images) == pytest.approx(champion.metrics["test/accuracy"])
 
 
