@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="a space's or a registered model's; all models if left out")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="a space's or a registered model's; all models if left out")
+    ] = None,
     as_json: AsJson = False,
     home: Home = HOME,
     tracking_uri: Tracking = None,
@@ -47,13 +49,14 @@ def alias(
     Example: utuning alias demo@champion former
     """
     from pipelines import versions
+    from pipelines.references import registered_name
 
     wanted = versions.parse_alias(reference)
     if delete == (version is not None):
         raise ConfigError(f"{reference!r} needs either a VERSION to mean from now on, or --delete")
     registry = _registry(home, tracking_uri)
     if version is None:
-        registry.delete_alias(versions.registered_name(str(wanted.name)), str(wanted.alias))
+        registry.delete_alias(registered_name(str(wanted.name)), str(wanted.alias))
         console().print(f"{reference}: deleted", highlight=False)
     else:
         console().print(f"{reference}: version {versions.move_alias(registry, wanted, version)}", highlight=False)
