@@ -32,8 +32,7 @@ class BundleModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Read the bundle, load its backbone, and ask the probe."""
         settings = context.model_config or {}
-        weights, root = _setting(settings, "weights"), _setting(settings, "image_root")
-        self._root = Path(root).resolve(strict=True) if root else None
+        weights, self._root = _setting(settings, "weights"), _root(_setting(settings, "image_root"))
         try:
             self._predictor = Predictor.open(Path(context.artifacts["bundle"]), weights=weights)
         except UTuningError as error:
@@ -91,6 +90,12 @@ class BundleModel(PythonModel):  # type: ignore[misc]
 
 def _setting(settings: Mapping[str, Any], name: str) -> str | None:
     return settings.get(name) or os.environ.get(f"UTUNING_{name.upper()}") or None
+
+
+def _root(folder: str | None) -> Path | None:
+    if folder is None or Path(folder).is_dir():
+        return Path(folder).resolve() if folder else None
+    raise MlflowException(f"the image root {folder!r} is no folder; give one, or leave UTUNING_IMAGE_ROOT out")
 
 
 def _flat(cells: Iterable[Any]) -> Iterator[Any]:

@@ -150,7 +150,10 @@ def test_paths_are_refused_unless_a_root_is_given_and_weights_are_looked_for_whe
     context = SimpleNamespace(artifacts={"bundle": str(world.bundle)}, model_config={"weights": "", "image_root": ""})
     with pytest.raises(MlflowException, match="UTUNING_WEIGHTS"):
         BundleModel().load_context(context)
-    context.model_config["weights"] = str(world.weights)
+    context.model_config |= {"weights": str(world.weights), "image_root": str(world.weights)}
+    with pytest.raises(MlflowException, match="is no folder"):
+        BundleModel().load_context(context)
+    context.model_config["image_root"] = ""
     model = BundleModel()
     model.load_context(context)
     with pytest.raises(MlflowException, match=r"row 1 is the path .*no image root is set here"):
