@@ -49,14 +49,17 @@ def finalists(ready: Prepared, runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def promote(ready: Prepared, tracker: Tracker, runs: Sequence[RunRecord]) -> tuple[Decision, str]:
-    """Move the champion alias where the rule says so; gives the decision and the champion's run."""
+    """Register the best run, and move the champion alias where the rule says so.
+
+    Gives the decision and the champion's run.
+    """
     registry, space = Registry(tracker), ready.space
     candidate = deployed(ready, best(candidates(runs)), runs)
     held = registry.champion(space.model_name)
     champion = Candidate.from_tags(held.run_id, held.tags) if held else None
     decision = decide(candidate, champion)
-    if decision.promote:
-        registry.promote(space.model_name, candidate.run_id, tags=candidate.as_tags())
+    make = registry.promote if decision.promote else registry.register
+    make(space.model_name, candidate.run_id, tags=candidate.as_tags())
     return decision, candidate.run_id if decision.promote or champion is None else champion.run_id
 
 

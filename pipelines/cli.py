@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from pipelines.commands import checking, comparing, deploying, preparing, results, searching
+from pipelines.commands import checking, comparing, deploying, models, preparing, results, searching
 from pipelines.readers_help import readers_help
 from utuning.errors import UTuningError
 
@@ -24,6 +24,8 @@ for command in (
     results.leaderboard,
     comparing.compare,
     results.pull,
+    models.models,
+    models.alias,
     deploying.predict,
     deploying.verify,
     deploying.export,

@@ -11,12 +11,11 @@ from rich.console import Console
 from pipelines import provenance
 from pipelines.leaderboard import Row, as_json, as_markdown, rows
 from pipelines.picture import draw
+from pipelines.references import Reference
 from pipelines.registry import Registry
 from pipelines.render import table
 from pipelines.tracking import Tracker
-from search_spaces.loader import find_space, load_space
 from utuning.bundles.bundle import Bundle, read_bundle
-from utuning.errors import SpaceError
 
 
 def read_rows(tracker: Tracker, space_name: str) -> list[Row]:
@@ -58,16 +57,7 @@ def show(rows: Sequence[Row], name: str, files: Sequence[Path], console: Console
     console.print(f"files: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 
-def pull_bundle(tracker: Tracker, name: str, alias: str, to: Path) -> Bundle:
-    """Copy the bundle under an alias of a space's (or registered model's) name, and check it."""
-    return read_bundle(Registry(tracker).download(_model_name(name), alias=alias, to=to))
-
-
-def _model_name(name: str) -> str:
-    if name.startswith("utuning-"):
-        return name
-    try:
-        find_space(name)
-    except SpaceError:
-        return f"utuning-{name}"
-    return load_space(name).model_name
+def pull_bundle(tracker: Tracker, reference: Reference, to: Path) -> Bundle:
+    """Copy the bundle that a reference means to a folder, checked."""
+    registry = Registry(tracker)
+    return read_bundle(registry.fetch(registry.resolve(reference), to))

@@ -19,6 +19,7 @@ def demo(home: Path = Path("runs")) -> None:
     ready, finished = launch("demo", (), console, profile=load_profile("local"), workspace=workspace)
 
     from pipelines import compare, show
+    from pipelines.references import parse_reference
     from pipelines.tracking import Tracker
     from utuning.predict import Predictor
 
@@ -26,7 +27,7 @@ def demo(home: Path = Path("runs")) -> None:
     rows = compare.read_rows(tracker, ready.space.name)
     files = compare.write(rows, ready.space.name, workspace.root / "leaderboards" / ready.space.name)
     bundle = workspace.root / "bundles" / finished.search_id
-    compare.pull_bundle(tracker, ready.space.name, "champion", bundle)
+    compare.pull_bundle(tracker, parse_reference(ready.space.model_name), bundle)
     image, label = unseen_image(workspace, ready)
     console.rule("what came out", align="left")
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -179,13 +179,18 @@ class Tracker:
             TrackingError: the run has test metrics already.
         """
         with in_words("log the test metrics"):
-            known = [key for key in self.client.get_run(run_id).data.metrics if key.startswith("test/")]
-            if known:
+            if known := self.test_metrics(run_id):
                 raise TrackingError(
                     f"run {run_id} has {', '.join(sorted(known))} already; test is measured once a run: "
                     "read it from the leaderboard, or measure another run"
                 )
             self._log(run_id, metrics, step=self._last_step(run_id))
+
+    def test_metrics(self, run_id: str) -> dict[str, float]:
+        """Give what was measured on the test split; nothing if it was not."""
+        with in_words("read the test metrics"):
+            metrics = self.client.get_run(run_id).data.metrics
+            return {key: value for key, value in metrics.items() if key.startswith("test/")}
 
     def log_artifact(self, run_id: str, path: Path, to: str | None = None) -> None:
         """Store one file, or the contents of a folder, with a run, in the folder `to` of its artifacts."""
@@ -231,14 +236,36 @@ class Tracker:
             self.fetch(f"{self.client.get_run(run_id).info.artifact_uri}/bundle", to)
         return to
 
-    def fetch(self, source: str, to: Path) -> None:
-        """Copy an artifact folder by its URI to a folder that is new or empty; nothing half-written stays."""
+    def run(self, run_id: str) -> Any:
+        """Give MLflow's run.
+
+        Raises:
+            TrackingError: there is none of this id.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        raise TrackingError(
+            f"no run in {safe(self.uri)} has the id {run_id}; searched were: {', '.join(self.spaces()) or 'none'}; "
+            "`utuning leaderboard SPACE --json` names the runs of one"
+        )
+
+    def fetch(self, source: str, to: Path, check: Callable[[Path], object] = lambda path: None) -> None:
+        """Copy an artifact folder by its URI to a folder that is new or empty; nothing half-written stays.
+
+        What `check` raises of the copy leaves nothing either.
+        """
         from mlflow.artifacts import download_artifacts
 
         partial = to.absolute().parent / f".{to.name}.partial-{uuid.uuid4().hex[:12]}"
         try:
             partial.mkdir(parents=True)
             got = download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=self.uri)
+            check(Path(got))
             Path(got).rename(to)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

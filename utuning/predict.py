@@ -1,7 +1,8 @@
 """Predictions from a bundle: no Ray, no tracking server."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -47,32 +48,41 @@ class Predictor:
         bundle = read_bundle(path)
         return cls(bundle, bundle.load_backbone(weights).to(best_device()))
 
-    def predict(self, images: Sequence[Path], *, top: int = 5) -> Iterable[Prediction]:
+    def predict(self, images: Iterable[Path], *, top: int = 5) -> Iterator[Prediction]:
         """Yield a prediction for each image file.
 
         Raises:
             DataError: a file that is missing or cannot be decoded.
         """
-        for start in range(0, len(images), MAX_BATCH):
-            paths = images[start : start + MAX_BATCH]
-            batch = torch.stack([self._input(path) for path in paths])
-            for path, probabilities in zip(paths, self._cohort.predict(batch)[0], strict=True):
-                yield self._prediction(path, probabilities, top)
+        return self.classify(((str(path), _content(path)) for path in images), top=top)
 
-    def _input(self, path: Path) -> torch.Tensor:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"image {str(path)!r} cannot be read ({error.strerror}); give paths of image files"
-            ) from error
-        return eval_crop(decode_resize(data, self._preprocessing, str(path)), self._preprocessing)
+    def classify(self, images: Iterable[tuple[str, bytes]], *, top: int = 5) -> Iterator[Prediction]:
+        """Yield a prediction for each encoded image and its name; `top` is how many classes to name, at least 1.
 
-    def _prediction(self, path: Path, probabilities: torch.Tensor, top: int) -> Prediction:
+        Raises:
+            DataError: an image that cannot be decoded.
+        """
+        rest = iter(images)
+        while some := list(islice(rest, MAX_BATCH)):
+            batch = torch.stack([self._input(name, content) for name, content in some])
+            for (name, _), probabilities in zip(some, self._cohort.predict(batch)[0], strict=True):
+                yield self._prediction(name, probabilities, top)
+
+    def _input(self, name: str, content: bytes) -> torch.Tensor:
+        return eval_crop(decode_resize(content, self._preprocessing, name), self._preprocessing)
+
+    def _prediction(self, name: str, probabilities: torch.Tensor, top: int) -> Prediction:
         names = self.bundle.manifest.class_names
         values, places = probabilities.topk(min(top, len(names)))
         classes = zip(places.tolist(), values.tolist(), strict=True)
-        return Prediction(image=str(path), classes=tuple((names[place], value) for place, value in classes))
+        return Prediction(image=name, classes=tuple((names[place], value) for place, value in classes))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"image {str(path)!r} cannot be read ({error.strerror}); give paths of image files") from error
 
 
 def best_device() -> torch.device:

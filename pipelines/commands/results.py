@@ -33,17 +33,22 @@ def leaderboard(
 
 
 def pull(
-    space: Annotated[str, typer.Argument(help="a space's or a registered model's name")],
+    reference: Annotated[str, typer.Argument(help="NAME (its champion), NAME@ALIAS, NAME/VERSION, or a run's id")],
     to: Annotated[Path, typer.Option(help="the folder to make")],
-    alias: Annotated[str, typer.Option(help="which version")] = "champion",
     home: Home = HOME,
     tracking_uri: Tracking = None,
 ) -> None:
-    """Copy the bundle under an alias to a folder, checked."""
+    """Copy a bundle to a folder, checked. NAME is a space's or a registered model's.
+
+    Example: utuning pull demo@champion --to champion
+    """
+    from pipelines.references import parse_reference
+
+    wanted = parse_reference(reference)
     from pipelines.compare import pull_bundle
     from pipelines.tracking import Tracker
 
     workspace = Workspace(home)
     tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
-    bundle = pull_bundle(tracker, space, alias, to)
+    bundle = pull_bundle(tracker, wanted, to)
     console().print(f"{to}: {bundle.manifest.trial.name}, {len(bundle.manifest.class_names)} classes", highlight=False)

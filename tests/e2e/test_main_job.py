@@ -83,13 +83,14 @@ def test_a_pulled_champion_predicts_without_store_or_ray(searched: Searched, tmp
     predictions = json.loads(told.stdout)
     assert len(predictions) == len(images) == 4 * COUNTS["test"]
     right = sum(max(p["classes"], key=p["classes"].get) == Path(p["image"]).parent.name for p in predictions)
-    trial_id = json.loads((tmp_path / "champion" / "manifest.json").read_text())["trial_id"]
-    (champion,) = (run for run in searched.runs() if run.trial.trial_id == trial_id)
+    manifest = json.loads((tmp_path / "champion" / "manifest.json").read_text())
+    (champion,) = (run for run in searched.runs() if run.trial.trial_id == manifest["trial_id"])
+    assert manifest["metrics"]["test/accuracy"] == champion.metrics["test/accuracy"]
     assert right / len(images) == pytest.approx(champion.metrics["test/accuracy"])
 
 
 def test_an_alias_that_does_not_exist_lists_those_that_do(searched: Searched, tmp_path: Path) -> None:
-    done = utuning(searched.home, "pull", "tiny", "--alias", "canary", "--to", str(tmp_path / "x"))
+    done = utuning(searched.home, "pull", "tiny@canary", "--to", str(tmp_path / "x"))
     assert done.returncode == 1
     assert "champion" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,88 +1,57 @@
-"""Champions in a real model registry: on sqlite, and behind a real tracking server."""
+"""Champions in a real model registry: on sqlite, and behind a real tracking server that proxies artifacts."""
 
-import os
-import signal
-import socket
-import subprocess
+import json
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipelines import cli
+from pipelines.champions import promote
 from pipelines.promotion import Candidate, decide
+from pipelines.references import parse_reference
 from pipelines.registry import Registry
 from pipelines.tracking import Tracker
-from tests.tools import train, trial_of
-from utuning.errors import TrackingError
+from search_spaces.loader import load_space
+from tests.registered import finished_run
+from utuning.bundles.bundle import Bundle, read_bundle
+from utuning.errors import BundleError, TrackingError
 
 NAME = "utuning-beetles"
 TAGS = {"val": "0.6", "protocol": "v1", "data_fingerprint": "d1", "config_id": "c1", "trainable_params": "9"}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = f"{sys.executable} -m mlflow server --host 127.0.0.1 --port {port} --workers 1"
-    places = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command.split(), *places],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        )
-    try:
-        _wait_for(port, process, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+@pytest.fixture(params=["embedded", "served"])
+def tracker(request: pytest.FixtureRequest) -> Tracker:
+    found: Tracker = request.getfixturevalue(request.param)
+    return found
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError(log.read_text())
+def pull(registry: Registry, text: str, to: Path) -> Bundle:
+    return read_bundle(registry.fetch(registry.resolve(parse_reference(text)), to))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "http"])
-def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tracker:
-    if request.param == "http":
-        return Tracker.open(request.getfixturevalue("server"))
-    folder = tmp_path_factory.mktemp("store")
-    return Tracker.open(f"sqlite:///{folder}/mlflow.db", folder / "artifacts")
+def seed_of(bundle: Bundle) -> int:
+    return bundle.manifest.trial.train.seed
 
 
-def finished_run(tracker: Tracker, folder: Path, seed: int, bundle: bool = True) -> str:
-    """Track one trial whose bundle holds its seed."""
-    (folder / "deep").mkdir(exist_ok=True)
-    (folder / "manifest.json").write_text(f'{{"seed": {seed}}}')
-    (folder / "deep" / "weights").write_bytes(bytes(1000))
-    parent = tracker.start_search("space", search_id="s1", params={"a": 1}, tags={})
-    run_id = tracker.start_trial(parent, trial_of(train=train(seed=seed)))
-    tracker.log_epoch(run_id, 1, {"val/accuracy": 0.6})
-    tracker.finish_trial(
-        run_id, status="FINISHED", outcome="completed", metrics={}, bundle=folder if bundle else None, error=None
-    )
-    return run_id
+def utuning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tracker: Tracker, *arguments: object
+) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["utuning", *map(str, arguments), "--tracking-uri", tracker.uri])
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return int(exit.value.code or 0), said.out + said.err
 
 
 def test_promote_pull_and_promote_again(tracker: Tracker, tmp_path: Path) -> None:
     registry = Registry(tracker)
-    (tmp_path / "work").mkdir()
     assert registry.champion(NAME) is None
     first = finished_run(tracker, tmp_path / "work", 0)
+    tracker.log_test(first, {"test/accuracy": 0.25, "test/count": 8})
     assert registry.promote(NAME, first, tags=TAGS) == 1
     assert registry.promote(NAME, first, tags=TAGS) == 1, "a run has one version"
     champion = registry.champion(NAME)
@@ -90,58 +59,125 @@ def test_promote_pull_and_promote_again(tracker: Tracker, tmp_path: Path) -> Non
     known = Candidate.from_tags(champion.run_id, champion.tags)
     assert not decide(Candidate.from_tags("other", TAGS), known).promote
 
-    assert registry.download(NAME, to=tmp_path / "deep" / "pulled") == tmp_path / "deep" / "pulled"
-    assert (tmp_path / "deep" / "pulled" / "manifest.json").read_text() == '{"seed": 0}'
-    assert (tmp_path / "deep" / "pulled" / "deep" / "weights").stat().st_size == 1000
+    pulled = pull(registry, NAME, tmp_path / "deep" / "pulled")
+    assert seed_of(pulled) == 0
+    assert (pulled.manifest.metrics["val/accuracy"], pulled.manifest.metrics["test/accuracy"]) == (0.5, 0.25)
+    assert (pulled.manifest.protocol, pulled.manifest.seeds) == ("v1", (0,))
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["pulled"]
 
     second = finished_run(tracker, tmp_path / "work", 1)
     assert registry.promote(NAME, second, tags={**TAGS, "val": "0.7"}) == 2
-    tracker.client.set_registered_model_alias(NAME, "previous", "1")
-    assert registry.aliases(NAME) == {"champion": 2, "previous": 1}
+    registry.set_alias(NAME, "previous", 1)
+    assert registry.aliases(NAME) == {"champion": 2, "candidate": 2, "former": 1, "previous": 1}
     (tmp_path / "empty").mkdir()
-    registry.download(NAME, alias="previous", to=tmp_path / "empty")
-    assert (tmp_path / "empty" / "manifest.json").read_text() == '{"seed": 0}'
+    names = {f"{NAME}@previous": 0, "beetles@former": 0, "beetles/1": 0, "beetles/2": 1, "beetles": 1, first: 0}
+    for place, (text, seed) in enumerate(names.items()):
+        assert seed_of(pull(registry, text, tmp_path / (str(place) if place else "empty"))) == seed
+    again = read_bundle(tmp_path / str(len(names) - 1))
+    assert again.manifest == pulled.manifest, "a run's own bundle is pulled with the test that was read since"
 
 
-def test_what_is_unknown_is_listed(tracker: Tracker, tmp_path: Path) -> None:
+def test_the_best_of_a_search_is_the_candidate_and_the_best_of_all_the_champion(
+    embedded: Tracker, tmp_path: Path
+) -> None:
+    space, registry, found = load_space("demo"), Registry(embedded), []
+    for seed, (val, aliases) in enumerate(
+        [
+            (0.6, {"champion": 1, "candidate": 1}),
+            (0.5, {"champion": 1, "candidate": 2}),
+            (0.7, {"champion": 3, "candidate": 3, "former": 1}),
+        ]
+    ):
+        metrics = {"val/accuracy": val, "trainable_params": 9}
+        found.append(finished_run(embedded, tmp_path / "work", seed, space="contest", metrics=metrics))
+        runs = [run for run in embedded.runs("contest") if run.run_id == found[-1]]
+        decision, champion = promote(space, embedded, runs)
+        assert registry.aliases(space.model_name) == aliases
+        assert champion == found[aliases["champion"] - 1] and decision.promote is (val != 0.5)
+    registry.set_alias(space.model_name, "champion", 1)
+    assert registry.aliases(space.model_name) == {"champion": 1, "candidate": 3, "former": 3}, "rolled back"
+
+
+def test_the_command_line_lists_pulls_and_moves(
+    tracker: Tracker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     registry = Registry(tracker)
-    (tmp_path / "work").mkdir()
-    registry.promote(NAME, finished_run(tracker, tmp_path / "work", 2), tags=TAGS)
-    with pytest.raises(TrackingError, match=f"no model is called 'utuning-beetle'; did you mean '{NAME}'"):
-        registry.download("utuning-beetle", to=tmp_path / "pulled")
-    with pytest.raises(TrackingError, match=r"no alias .* is called 'chmpion'; did you mean 'champion'"):
-        registry.download(NAME, alias="chmpion", to=tmp_path / "pulled")
-    assert not (tmp_path / "pulled").exists()
+    for seed in (0, 1):
+        run_id = finished_run(tracker, tmp_path / "work", seed, space="space")
+        registry.promote(NAME, run_id, tags=TAGS)
+    newest = max(registry.aliases(NAME).values())
+    code, said = utuning(capsys, monkeypatch, tracker, "models", "beetles")
+    assert code == 0 and "champion" in said and "50.00%" in said
+    code, said = utuning(capsys, monkeypatch, tracker, "models", "--json")
+    (row,) = (row for row in json.loads(said) if row["model"] == NAME and "champion" in row["aliases"])
+    assert (row["val"], row["seed"], row["val_of_all_seeds"]) == (0.5, row["version"] - 1, 0.6)
+
+    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@canary", newest)[0] == 0
+    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@champion", 1)[0] == 0
+    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@champion", "canary")[0] == 0
+    assert utuning(capsys, monkeypatch, tracker, "pull", "beetles@former", "--to", tmp_path / "a")[0] == 0
+    assert seed_of(read_bundle(tmp_path / "a")) == 0
+    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@canary", "--delete")[0] == 0
+    assert "canary" not in registry.aliases(NAME)
+    for arguments, says in (
+        (["pull", "beetles@canary", "--to", tmp_path / "b"], "allowed: candidate, champion, former"),
+        (["pull", "beetles/77", "--to", tmp_path / "b"], "has no version 77; there are: 1, 2"),
+        (["pull", "models:/beetles", "--to", tmp_path / "b"], "allowed: NAME@ALIAS, NAME/VERSION"),
+        (["alias", "beetles", "1"], "names no alias; allowed: NAME@ALIAS"),
+        (["alias", "beetles@canary"], "needs either a VERSION"),
+        (["alias", "beetles@canary", "1", "--delete"], "needs either a VERSION"),
+        (["alias", "beetles@v7", "1"], "neither `latest` nor v with a number"),
+        (["alias", "beetles@canary", "nobody"], "no alias of 'utuning-beetles' is called 'nobody'"),
+        (["models", "beetle"], "did you mean 'utuning-beetles'"),
+    ):
+        code, said = utuning(capsys, monkeypatch, tracker, *arguments)
+        assert code == 1 and said.startswith("error: ") and says in said
+    assert not (tmp_path / "b").exists()
 
 
-def test_a_run_without_a_bundle_is_not_promoted(tracker: Tracker, tmp_path: Path) -> None:
-    run_id = finished_run(tracker, tmp_path, 3, bundle=False)
+def test_what_is_unknown_is_listed(embedded: Tracker, tmp_path: Path) -> None:
+    registry = Registry(embedded)
+    registry.promote(NAME, finished_run(embedded, tmp_path / "work", 2), tags=TAGS)
+    for text, says in (
+        ("utuning-beetle", f"no model is called 'utuning-beetle'; did you mean '{NAME}'"),
+        ("beetles@chmpion", r"no alias .* is called 'chmpion'; did you mean 'champion'"),
+        ("beetles/99", r"'utuning-beetles' has no version 99; there are: .*\d"),
+        ("0" * 32, f"has the id {'0' * 32}; searched were: .*space"),
+    ):
+        with pytest.raises(TrackingError, match=says):
+            registry.resolve(parse_reference(text))
+
+
+def test_a_run_without_a_bundle_is_not_promoted(embedded: Tracker, tmp_path: Path) -> None:
+    run_id = finished_run(embedded, tmp_path / "work", 3, bundle=False)
     with pytest.raises(TrackingError, match="has no bundle"):
-        Registry(tracker).promote("utuning-empty", run_id, tags=TAGS)
+        Registry(embedded).promote("utuning-empty", run_id, tags=TAGS)
     with pytest.raises(TrackingError, match="no model is called 'utuning-empty'"):
-        Registry(tracker).aliases("utuning-empty")
+        Registry(embedded).aliases("utuning-empty")
 
 
-def test_nothing_is_overwritten_or_half_written(tracker: Tracker, tmp_path: Path) -> None:
-    registry = Registry(tracker)
-    (tmp_path / "work").mkdir()
-    registry.promote(NAME, finished_run(tracker, tmp_path / "work", 4), tags=TAGS)
+def test_nothing_is_overwritten_or_half_written(embedded: Tracker, tmp_path: Path) -> None:
+    registry = Registry(embedded)
+    registry.promote(NAME, finished_run(embedded, tmp_path / "work", 4), tags=TAGS)
     (tmp_path / "mine").write_text("keep")
     for taken in (tmp_path / "work", tmp_path / "mine"):
         with pytest.raises(TrackingError, match="exists and is not an empty folder"):
-            registry.download(NAME, to=taken)
+            pull(registry, NAME, taken)
     with pytest.raises(TrackingError, match="could not copy"):
-        registry.download(NAME, to=tmp_path / "mine" / "pulled")
+        pull(registry, NAME, tmp_path / "mine" / "pulled")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "work"]
     assert (tmp_path / "mine").read_text() == "keep"
 
 
-def test_a_bundle_that_is_gone_leaves_nothing(tmp_path: Path) -> None:
-    tracker = Tracker.open(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts")
-    (tmp_path / "work").mkdir()
-    Registry(tracker).promote(NAME, finished_run(tracker, tmp_path / "work", 0), tags=TAGS)
-    (tmp_path / "artifacts").rename(tmp_path / "elsewhere")
+def test_a_bundle_that_is_gone_or_altered_leaves_nothing(embedded: Tracker, tmp_path: Path) -> None:
+    registry = Registry(embedded)
+    registry.promote(NAME, finished_run(embedded, tmp_path / "work", 5), tags=TAGS)
+    bundle = Path(registry.resolve(parse_reference(NAME)).source.removeprefix("file://"))
+    tensors = bundle / "tuner.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"artifacts/bundle/tuner\.safetensors was altered or cut short"):
+        pull(registry, NAME, tmp_path / "to" / "pulled")
+    bundle.rename(tmp_path / "elsewhere")
     with pytest.raises(TrackingError, match="could not copy"):
-        Registry(tracker).download(NAME, to=tmp_path / "to" / "pulled")
+        pull(registry, NAME, tmp_path / "to" / "pulled")
     assert not list((tmp_path / "to").iterdir())

@@ -14,7 +14,7 @@ from tests.bundles import retensor, trained, trial
 from tests.e2e.tools import draw_images
 from tests.tools import TINY, adapter, tiny_backbone
 from utuning.backbone import Backbone
-from utuning.bundles.bundle import MANIFEST, TENSORS, save_bundle
+from utuning.bundles.bundle import MANIFEST, TENSORS, add_metrics, read_bundle, save_bundle
 from utuning.cohort import Cohort, Score
 from utuning.data.info import DatasetInfo
 from utuning.data.loader import Loader
@@ -72,6 +72,21 @@ def test_a_sound_bundle_scores_what_it_says(
     stated = json.loads((bundle / MANIFEST).read_text())["metrics"]["val/accuracy"]
     assert f"accuracy stated {stated:.4f}, now {stated:.4f}: equal, on 16 images" in lines[-2]
     assert "the bundle states none" in lines[-1]
+
+
+def test_a_test_score_that_was_stated_later_is_compared_too(
+    bundle: Path, data: DatasetInfo, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = read_bundle(bundle)
+    backbone = read.load_backbone()
+    loader = Loader(read_split(data, "test"), backbone.preprocessing, global_batch_size=8, train=False)
+    (score,) = Cohort(backbone, [read.member(backbone)]).evaluate(loader.epoch(0))
+    stated = add_metrics(read, {"test/accuracy": score.accuracy})
+    code, lines = verify(capsys, monkeypatch, bundle, "--data", data.path)
+    assert code == 0 and f"stated {score.accuracy:.4f}, now {score.accuracy:.4f}: equal" in lines[-1]
+    add_metrics(stated, {"test/accuracy": 1 - score.accuracy if score.accuracy != 0.5 else 0.0})
+    code, lines = verify(capsys, monkeypatch, bundle, "--data", data.path)
+    assert (code, lines[-1].split()[:2]) == (1, ["wrong", "test"])
 
 
 def test_the_folder_of_images_does_as_well_as_what_was_prepared_from_it(

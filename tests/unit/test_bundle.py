@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tests.bundles import NAMES, save, trial
 from tests.tools import adapter, batch, tiny_backbone
 from utuning.backbone import Backbone
-from utuning.bundles.bundle import CARD, MANIFEST, PROBE, TENSORS, bundle_bytes, read_bundle
+from utuning.bundles.bundle import CARD, MANIFEST, PROBE, TENSORS, add_metrics, bundle_bytes, read_bundle
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
-from utuning.errors import DataError
+from utuning.errors import BundleError, DataError
 from utuning.predict import Predictor
 
 
@@ -46,6 +46,25 @@ def test_saving_again_replaces(backbone: Backbone, tmp_path: Path) -> None:
     save(tmp_path / "bundle", backbone, adapter("attn"))
     save(tmp_path / "bundle", backbone, adapter("mlp"))
     assert read_bundle(tmp_path / "bundle").manifest.trial.tuners[0].ops == ("mlp",)
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_what_is_measured_later_is_stated_and_the_tensors_stay(backbone: Backbone, tmp_path: Path) -> None:
+    path, _ = save(tmp_path / "bundle", backbone, adapter("attn"))
+    before = {name: (path / name).read_bytes() for name in (TENSORS, PROBE)}
+    stated = read_bundle(path).manifest
+    again = add_metrics(read_bundle(path), {"test/accuracy": 0.25, "test/count": 8})
+    assert again.manifest == read_bundle(path).manifest and again.path == path
+    assert again.manifest.metrics == {**stated.metrics, "test/accuracy": 0.25, "test/count": 8}
+    assert replace(again.manifest, metrics=stated.metrics, files=stated.files) == stated
+    assert {name: (path / name).read_bytes() for name in before} == before
+    assert "split: test" in (path / CARD).read_text() and "| test/accuracy | 0.25 |" in (path / CARD).read_text()
+    written = (path / MANIFEST).stat().st_ino
+    add_metrics(again, {"test/accuracy": 0.25})
+    assert (path / MANIFEST).stat().st_ino == written, "nothing new, nothing written"
+    (path / TENSORS).write_bytes(b"")
+    with pytest.raises(BundleError, match="was altered or cut short"):
+        add_metrics(again, {"test/accuracy": 0.5})
     assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -17,7 +17,8 @@ from utuning.tuners import ROWS, TUNERS, settings_of, table
 
 HEAVY = ("torch", "ray", "mlflow", "timm", "pyarrow", "optuna", "matplotlib", "pydantic")
 VERBS = {
-    "plan", "search", "train", "leaderboard", "compare", "pull", "predict", "verify", "export", "prepare", "doctor",
+    "plan", "search", "train", "leaderboard", "compare", "pull", "models", "alias", "predict", "verify", "export",
+    "prepare", "doctor",
 }  # fmt: skip
 
 

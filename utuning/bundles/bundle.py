@@ -6,6 +6,7 @@ preprocessing and the labels. Reading checks all of it; putting a bundle on a ba
 docs/bundle.md describes the format.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from utuning.backbone import Backbone
 from utuning.bundles.card import model_card
 from utuning.bundles.files import AGAIN, check_entries, read_file
-from utuning.bundles.manifest import Manifest, Storage, sha256
+from utuning.bundles.manifest import Manifest, Storage, facts_of, sha256
 from utuning.bundles.probe import Probe, check_probe, probe_images, probe_logits
 from utuning.bundles.tensor_file import read_tensors
 from utuning.configs import TrialConfig
@@ -188,6 +189,31 @@ def read_bundle(path: Path) -> Bundle:
         tensors={name: _restored(path, name, value, manifest.storage) for name, value in tensors.items()},
         probe=Probe.of(probe, len(manifest.class_names), str(path / PROBE)),
     )
+
+
+def add_metrics(bundle: Bundle, metrics: Mapping[str, float]) -> Bundle:
+    """Write a bundle again, whole or not at all, with metrics that were measured since it was saved.
+
+    Manifest and card are new; the tensors and the probe are the bytes that they were.
+
+    Raises:
+        BundleError: its files changed meanwhile.
+        DataError: the folder cannot be written.
+    """
+    manifest, path = bundle.manifest, bundle.path
+    stated = {**manifest.metrics, **metrics}
+    if stated == manifest.metrics:
+        return bundle
+    card = model_card(manifest.trial, manifest.backbone, stated, manifest.class_names).encode()
+    files = {**manifest.files, CARD: facts_of(card)}
+    with writing_folder(path) as partial:
+        for name in (TENSORS, PROBE):
+            shutil.copyfile(path / name, partial / name)
+        (partial / CARD).write_bytes(card)
+        (partial / MANIFEST).write_bytes(replace(manifest, metrics=stated, files=files).as_bytes())
+        written = read_bundle(partial)
+        publish(partial, path)
+    return replace(written, path=path)
 
 
 def bundle_bytes(path: Path) -> int:

@@ -83,7 +83,7 @@ class Manifest:
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
             storage=storage,
             versions=dict(versions),
-            files={name: FileFacts(sha256=sha256(content), bytes=len(content)) for name, content in files.items()},
+            files={name: facts_of(content) for name, content in files.items()},
             trial=trial,
             **_following(trial),
         )
@@ -113,6 +113,11 @@ class Manifest:
         _check_same(name, "trial_id", manifest.trial_id, digest(values["trial"]))
         _check(manifest, name)
         return manifest
+
+
+def facts_of(content: bytes) -> FileFacts:
+    """Describe a file's content."""
+    return FileFacts(sha256=sha256(content), bytes=len(content))
 
 
 def sha256(content: bytes) -> str:
