@@ -154,7 +154,7 @@ class Live:
             if end:
                 connection.shutdown(socket.SHUT_WR)
             said = b""
-            while b"\r\n\r\n" not in said or len(said.partition(b"\r\n\r\n")[2]) < _length(said):
+            while not _whole(said):
                 piece = connection.recv(65536)
                 if not piece:
                     break
@@ -167,9 +167,11 @@ class Live:
         return self.send("POST", "/v1/predict", body, {"Content-Type": "application/json", **(headers or {})})
 
 
-def _length(said: bytes) -> int:
-    head = said.partition(b"\r\n\r\n")[0].lower()
-    return next((int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")), 0)
+def _whole(said: bytes) -> bool:
+    """Whether an answer has the length that it states; without one, it ends with its connection."""
+    head, _, body = said.lower().partition(b"\r\n\r\n")
+    stated = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")]
+    return bool(stated) and len(body) >= stated[0]
 
 
 @contextmanager

@@ -88,7 +88,8 @@ def _handle_errors(app: FastAPI, handler: Handler) -> None:
         if error.status_code in KINDS:
             said = f"{request.method} {shown(request.url.path)} is nothing here; there are: {ROUTES}"
         else:
-            said = str(error.detail)
+            # What Starlette says of a form that it cannot read.
+            said = f"{str(error.detail).rstrip('.')}; send multipart/form-data with files as 'images'"
         return failed(
             RequestError(error.status_code, KINDS.get(error.status_code, "bad_request"), said), handler.metrics
         )

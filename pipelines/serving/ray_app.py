@@ -40,10 +40,10 @@ def application(args: Mapping[str, Any]) -> Any:
     if not bundles:
         raise ServingError("the application has no bundle; give bundles=FOLDER or bundles=NAME@ALIAS, with commas")
     settings = _settings({key: value for key, value in args.items() if key in SETTINGS})
-    open_registry = opener(Path(args.get("home", "runs")), args.get("tracking_uri"))
-    weights = args.get("weights")
+    home, tracking_uri, weights = Path(args.get("home", "runs")), args.get("tracking_uri"), args.get("weights")
 
     def build() -> FastAPI:
+        open_registry = opener(home, tracking_uri)
         return create_app(Handler(open_all(bundles, canaries, settings, open_registry, weights), settings))
 
     deployment = serve.deployment(serve.ingress(build)())

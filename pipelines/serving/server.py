@@ -57,6 +57,8 @@ def config(handler: Handler) -> uvicorn.Config:
     """uvicorn with bounds: connections, heads of requests, time to end."""
     return uvicorn.Config(
         create_app(handler),
+        # Not what happens to be installed: their bounds differ.
+        loop="asyncio",
         http="h11",
         ws="none",
         lifespan="on",

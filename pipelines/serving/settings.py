@@ -8,6 +8,7 @@ from pipelines.serving.failures import ServingError
 
 MAX_PIXELS = 178_956_970
 """Pillow itself refuses larger images."""
+STORED = ("fp32", "fp16", "bf16")
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_batch": (1, 4096),
     "max_wait_ms": (0, 10_000),
@@ -63,6 +64,8 @@ class Settings:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ServingError(f"{name} is {value:,}; allowed: {least:,} to {most:,}; give another number")
+        if self.storage not in STORED:
+            raise ServingError(f"storage is {self.storage!r}; allowed: {', '.join(STORED)}")
         if self.max_queue < self.max_batch:
             raise ServingError(
                 f"max_queue is {self.max_queue} and max_batch {self.max_batch}; a queue has to hold a batch: give a "
