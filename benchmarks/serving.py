@@ -167,7 +167,7 @@ def client(number: int, port: int, names: Sequence[str], ends: float, starts: fl
         response = connection.getresponse()
         content = response.read()
         if response.status != 200:
-            raise SystemExit(f"a request failed: {content!r}")
+            raise RuntimeError(f"a request failed: {content!r}")
         done = time.monotonic()
         if now >= starts and done <= ends:
             seconds.append(done - now)

@@ -153,7 +153,7 @@ class Handler:
     def _names(self, given: tuple[str, ...] | None) -> list[str]:
         """The tuners that are meant, each once. Those that are canaries have to be named."""
         canaries = {canary.slot for canary in self._canaries.values()}
-        everybody = [name for name in self.shelf.tuners if name not in canaries]
+        everybody = sorted(name for name in self.shelf.tuners if name not in canaries)
         if given == (ALL,) or (given is None and len(everybody) == 1):
             if not everybody:
                 raise RequestError(503, "no_tuner", "no tuner is loaded; load one, or ask again later", 5)
@@ -161,7 +161,7 @@ class Handler:
         if given is None:
             raise bad_request(
                 f"the request names no tuner; give one or more as 'tuners', or {ALL!r}; "
-                f"there are: {', '.join(sorted(everybody)[:20])}"
+                f"there are: {', '.join(everybody[:20])}"
             )
         return list(dict.fromkeys(self.shelf.find(name).slot for name in given))
 

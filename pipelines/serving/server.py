@@ -47,7 +47,8 @@ def run(handler: Handler, listening: socket.socket, *, started: Callable[[str], 
         listening: the port.
         started: is told the server's address, before it serves.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("utuning").setLevel(logging.INFO)
     host, port = listening.getsockname()[:2]
     started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     uvicorn.Server(config(handler)).run(sockets=[listening])
