@@ -26,7 +26,7 @@ def port() -> Iterator[int]:
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         number = free.getsockname()[1]
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": number})
     yield number
     serve.shutdown()
