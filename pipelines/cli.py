@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from pipelines.commands import checking, comparing, deploying, models, preparing, results, searching
+from pipelines.commands import checking, comparing, deploying, models, preparing, results, searching, serving
 from pipelines.readers_help import readers_help
 from utuning.errors import UTuningError
 
@@ -29,6 +29,7 @@ for command in (
     deploying.predict,
     deploying.verify,
     deploying.export,
+    serving.serve,
 ):
     app.command()(command)
 app.command(epilog=readers_help())(preparing.prepare)

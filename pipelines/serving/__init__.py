@@ -1,0 +1,1 @@
+"""Many tuners on one frozen backbone, served over HTTP."""
