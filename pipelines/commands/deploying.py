@@ -46,15 +46,34 @@ def verify(
 
 
 def export(
-    bundle: BundleFolder,
-    to: Annotated[str, typer.Option(help="the form: peft (for lora tuners)")],
+    bundles: Annotated[list[Path], typer.Argument(help="a bundle folder; several for a bank")],
+    to: Annotated[str, typer.Option(help="the form: onnx, pt2, onnx-bank, pt2-bank, or peft (for lora tuners)")],
     out: Annotated[Path, typer.Option(help="the folder to make")],
     weights: Weights = None,
+    images: Annotated[
+        Path | None, typer.Option(help="a folder of images on which graph and bundle are compared")
+    ] = None,
+    graph: Annotated[
+        Path | None, typer.Option(help="the folder of a bank's graph: make tuners for it, and no new graph")
+    ] = None,
+    max_width: Annotated[int | None, typer.Option(min=1, help="room in a bank for tuners of this width")] = None,
+    max_classes: Annotated[int | None, typer.Option(min=1, help="room in a bank for heads of so many classes")] = None,
 ) -> None:
-    """Write a bundle in the form of another library.
+    """Write a bundle in the form of another library, or as a graph that needs none.
 
-    Example: utuning export champion --to peft --out champion-peft
+    A bank is one backbone graph that takes any number of tuners as inputs.
+
+    Example: utuning export champion --to onnx --out champion-onnx --images photos
     """
-    from pipelines import export
+    from pipelines.export import Wanted, export
 
-    console().print(export.export(bundle, to, out, weights), highlight=False, markup=False, soft_wrap=True)
+    wanted = Wanted(
+        form=to,
+        out=out,
+        weights=weights,
+        images=images,
+        graph=graph,
+        max_width=max_width,
+        max_classes=max_classes,
+    )
+    console().print(export(bundles, wanted), highlight=False, markup=False, soft_wrap=True)
