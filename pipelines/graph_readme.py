@@ -25,7 +25,7 @@ logits = model(images=torch.from_numpy(images), tuner=torch.from_numpy(rows), ba
 PICKLE = {
     "onnx": "Reading the file runs no code of it.",
     "pt2": (
-        "This file holds no pickle; but `torch.export.load` unpickles where a file asks for it, so load only files "
+        "This file holds no pickle; but a file can bring some, and `torch.export.load` would run it: load only files "
         "whose origin you trust."
     ),
 }

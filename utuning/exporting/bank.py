@@ -23,7 +23,7 @@ HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A family's place: at an op site, and in one of its layers where the family changes layers; sizes of its tensors."""
+    """A family's place: an op site, or one of its layers where the family changes layers; sizes of its tensors."""
 
     family: str
     kind: str
@@ -93,8 +93,8 @@ class Bank:
                 room = packed[key][place]
                 if any(size > most for size, most in zip(value.shape, room.shape, strict=True)):
                     raise ConfigError(
-                        f"{name!r} has {key} of size {tuple(value.shape)}; allowed: at most {tuple(room.shape)} in this "
-                        "bank; make a graph with more room: --max-width, --max-classes"
+                        f"{name!r} has {key} of size {tuple(value.shape)}; allowed: at most {tuple(room.shape)} in "
+                        "this bank; make a graph with more room: --max-width, --max-classes"
                     )
                 room[tuple(map(slice, value.shape))] = value
         return packed

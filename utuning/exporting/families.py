@@ -84,8 +84,8 @@ def family_of(method: str, tuner: nn.Module) -> str:
 def refused(what: str) -> ConfigError:
     """The error for what a graph cannot take as an input."""
     return ConfigError(
-        f"{what} cannot be an input of a graph; allowed: {', '.join(METHODS)}, with a linear head, and with a scale that "
-        "is no gate; export the bundle alone, with --to onnx or --to pt2"
+        f"{what} cannot be an input of a graph; allowed: {', '.join(METHODS)}, with a linear head, and with a scale "
+        "that is no gate; export the bundle alone, with --to onnx or --to pt2"
     )
 
 
@@ -162,7 +162,7 @@ def _prefix_tuning_rows(site: OpSite, values: Values, x_RND: Tensor) -> Tensor:
 
 
 def _heads(t_RMI: Tensor, num_heads: int) -> Tensor:
-    return t_RMI.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return t_RMI.view(*t_RMI.shape[:2], num_heads, -1).transpose(1, 2)
 
 
 def _mask(values: Values) -> Tensor:
