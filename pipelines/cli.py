@@ -28,6 +28,7 @@ for command in (
     deploying.export,
 ):
     app.command()(command)
+app.command(name="import")(deploying.import_bundle)
 app.command(epilog=readers_help())(preparing.prepare)
 app.command()(checking.doctor)
 

@@ -77,3 +77,24 @@ def export(
         max_classes=max_classes,
     )
     console().print(export(bundles, wanted), highlight=False, markup=False, soft_wrap=True)
+
+
+def import_bundle(
+    folder: Annotated[Path, typer.Argument(help="what the other library's save_pretrained wrote")],
+    form: Annotated[str, typer.Option("--from", help="the other library: peft")],
+    backbone: Annotated[str, typer.Option(help="timm's name of the model that it was trained on")],
+    labels: Annotated[Path, typer.Option(help="a text file, one class a line, in the order of the head's scores")],
+    out: Annotated[Path, typer.Option(help="the bundle to make")],
+    weights: Annotated[str, typer.Option(help="the model's weights: timm, or a .safetensors file")] = "timm",
+    img_size: Annotated[int | None, typer.Option(min=1, help="its image size, if not timm's own")] = None,
+) -> None:
+    """Make a bundle of a tuner that another library trained.
+
+    Example: utuning import my-lora --from peft --backbone vit_small_patch16_224 --labels labels.txt --out champion
+    """
+    from pipelines.importing import Given, import_adapter
+    from utuning.configs import BackboneConfig
+
+    config = BackboneConfig(name=backbone, weights=weights, img_size=img_size)
+    said = import_adapter(folder, Given(form=form, backbone=config, labels=labels), out)
+    console().print(said, highlight=False, markup=False, soft_wrap=True)
