@@ -32,6 +32,7 @@ for command in (
     serving.serve,
 ):
     app.command()(command)
+app.command(name="import")(deploying.import_bundle)
 app.command(epilog=readers_help())(preparing.prepare)
 app.command()(checking.doctor)
 

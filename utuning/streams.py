@@ -140,7 +140,7 @@ class Streams:
             else:
                 groups.setdefault((id(self._site(k, op)), x[k].shape[1:]), []).append(k)
         for group in groups.values():
-            site, num_rows = self._site(group[0], op), [len(x[k]) for k in group]
+            site, num_rows = self._site(group[0], op), [x[k].shape[0] for k in group]
             with tapped(site.layers, [self.members[k].taps(op) for k in group], num_rows):
                 given = site.run(_join([x[k] for k in group]))
             outputs |= dict(zip(group, torch.split(given, num_rows), strict=True))

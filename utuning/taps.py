@@ -36,5 +36,5 @@ def _through(taps_K: Sequence[Tap | None], num_rows_K: Sequence[int]) -> Any:
 
 
 def _split(x: Tensor, num_rows_K: Sequence[int]) -> tuple[Tensor, ...]:
-    each = len(x) // sum(num_rows_K)
+    each = x.shape[0] // sum(num_rows_K)
     return torch.split(x, [num_rows * each for num_rows in num_rows_K])

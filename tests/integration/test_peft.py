@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipelines import cli
+from pipelines.importing import Given, import_adapter
 from tests.bundles import NAMES, save, trial
 from tests.tools import TINY, adapter, batch, tiny_backbone
 from utuning.backbone import Backbone
@@ -21,7 +23,7 @@ from utuning.bundles.bundle import read_bundle, save_bundle
 from utuning.bundles.peft_export import CONFIG, WEIGHTS, to_peft, write_peft
 from utuning.bundles.peft_import import from_peft, read_peft
 from utuning.cohort import Cohort
-from utuning.configs import TunerConfig
+from utuning.configs import BackboneConfig, TunerConfig
 from utuning.errors import BundleError, ConfigError
 from utuning.member import Member
 from utuning.merging import merged_model
@@ -111,6 +113,28 @@ def test_a_bundle_answers_what_peft_answers(backbone: Backbone, tmp_path: Path, 
     )
     again = read_bundle(bundle).member(backbone)
     close(mine(backbone, again), theirs(backbone, model.merge_and_unload()))
+
+
+def test_an_import_is_a_bundle(backbone: Backbone, tmp_path: Path) -> None:
+    member, labels = noisy(backbone, lora()), tmp_path / "labels.txt"
+    folder = write_peft(to_peft(backbone, member), backbone, len(NAMES), tmp_path / "peft")
+    weights = tmp_path / "vit.safetensors"
+    save_file(backbone.trunk.model.state_dict(), weights)
+    config = BackboneConfig(name=backbone.config.name, weights=str(weights), img_size=32, options=TINY)
+    labels.write_text("\n".join(NAMES))
+    given = Given(form="peft", backbone=config, labels=labels)
+    assert "lora with 5 classes" in import_adapter(folder, given, tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle")
+    assert (bundle.manifest.class_names, bundle.manifest.metrics) == (NAMES, {})
+    close(mine(backbone, bundle.member(backbone)), mine(backbone, member))
+    with pytest.raises(ConfigError, match="is not an empty folder"):
+        import_adapter(folder, given, tmp_path / "bundle")
+    labels.write_text("ant\nbee")
+    with pytest.raises(ConfigError, match="has 2 classes and the head 5"):
+        import_adapter(folder, given, tmp_path / "other")
+    with pytest.raises(ConfigError, match="did you mean 'peft'"):
+        import_adapter(folder, replace(given, form="peff"), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["q and v", "q, k and the projection", "the whole fused layer", "attention and MLP"])

@@ -18,7 +18,7 @@ from utuning.tuners import ROWS, TUNERS, settings_of, table
 HEAVY = ("torch", "ray", "mlflow", "timm", "pyarrow", "optuna", "matplotlib", "pydantic")
 VERBS = {
     "plan", "search", "train", "leaderboard", "compare", "pull", "models", "alias", "predict", "verify", "export",
-    "serve", "prepare", "doctor",
+    "import", "serve", "prepare", "doctor",
 }  # fmt: skip
 
 
@@ -46,7 +46,9 @@ def test_the_method_needs_neither_ray_nor_mlflow_nor_a_command_line() -> None:
 def test_the_verbs() -> None:
     from pipelines.cli import app
 
-    assert {command.callback.__name__ for command in app.registered_commands if command.callback} == VERBS
+    assert {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    } == VERBS
 
 
 def test_every_tuner_row_builds_and_rows_are_unique() -> None:

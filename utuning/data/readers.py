@@ -9,7 +9,7 @@ from utuning.data.examples import SPLITS, ImageRef
 from utuning.data.faults import fault, shorten
 from utuning.data.lists import list_examples
 
-__all__ = ["folder_examples", "list_examples"]
+__all__ = ["folder_examples", "image_files", "list_examples"]
 
 _IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"]
@@ -35,6 +35,26 @@ def folder_examples(root: Path) -> list[ImageRef]:
         ImageRef(path=file.relative_to(root).as_posix(), label=labels[folder], split=split, file=file)
         for split, folder, file in files
     ]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """List the image files anywhere below a folder, whatever their classes, sorted; hidden ones are left out.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
+    )
+    if not found:
+        raise fault(
+            f"The folder {str(folder)!r} holds no images",
+            f"a folder with files ending in {', '.join(sorted(_IMAGE_SUFFIXES))}",
+            "check the path",
+        )
+    return found
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

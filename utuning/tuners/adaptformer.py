@@ -42,12 +42,12 @@ class AdaptFormer(nn.Module):
         super().__init__()
         self.down = empty_linear(site.width, bottleneck_dim)
         self.up = empty_linear(bottleneck_dim, site.width)
-        self._scale = constant_scale(scale)
+        self.scale = constant_scale(scale)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=generator)
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
 
     def forward(self, x_BND: Tensor, op_BND: Tensor) -> Tensor:
         """Map the stream to what is added beside the op, both (B, N, D)."""
-        added: Tensor = self._scale * self.up(relu(self.down(x_BND)))
+        added: Tensor = self.scale * self.up(relu(self.down(x_BND)))
         return added

@@ -58,5 +58,5 @@ def split_heads(x_1MI: Tensor, num_heads: int) -> Tensor:
 
 def attend(q_BHNd: Tensor, k_1HMd: Tensor, v_1HMd: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V over M keys that are the same for every image; (B, H, N, d)."""
-    k, v = (t.to(q_BHNd.dtype).expand(len(q_BHNd), -1, -1, -1) for t in (k_1HMd, v_1HMd))
+    k, v = (t.to(q_BHNd.dtype).expand(q_BHNd.shape[0], -1, -1, -1) for t in (k_1HMd, v_1HMd))
     return scaled_dot_product_attention(q_BHNd, k, v)

@@ -71,7 +71,7 @@ class Convpass(nn.Module):
 
     def _convolve(self, z_BNr: Tensor) -> Tensor:
         num_before = z_BNr.shape[1] - prod(self._grid)
-        map_BrHW = self.conv(z_BNr[:, num_before:].mT.reshape(len(z_BNr), -1, *self._grid))
+        map_BrHW = self.conv(z_BNr[:, num_before:].mT.reshape(z_BNr.shape[0], -1, *self._grid))
         before_BPr = linear(z_BNr[:, :num_before], self.conv.weight[:, :, CENTRE, CENTRE], self.conv.bias)
         return torch.cat([before_BPr, map_BrHW.flatten(2).mT], dim=1)
 

@@ -103,7 +103,7 @@ class DTL(nn.Module):
             return h_BND
         num_before = h_BND.shape[1] - prod(self._grid)
         conv = self.conv["shared" if "shared" in self.conv else name]
-        map_BDHW = conv(h_BND[:, num_before:].mT.reshape(len(h_BND), -1, *self._grid))
+        map_BDHW = conv(h_BND[:, num_before:].mT.reshape(h_BND.shape[0], -1, *self._grid))
         return torch.cat([h_BND[:, :num_before], map_BDHW.flatten(2).mT], dim=1)
 
 

@@ -54,5 +54,5 @@ class InstancePrompt(nn.Module):
     def forward(self, x_BND: Tensor, num_present: int) -> Tensor:
         """Put each image's prompt into the stream, (B, N, D) -> (B, N - num_present + M, D)."""
         mean_BD = x_BND[:, -self._num_image_tokens :].mean(dim=1)
-        change_BMD = linear(gelu(self.down(mean_BD)), self.up).view(len(x_BND), self.num_tokens, -1)
+        change_BMD = linear(gelu(self.down(mean_BD)), self.up).view(x_BND.shape[0], self.num_tokens, -1)
         return put_prompt(x_BND, self.prompt + change_BMD, self._num_image_tokens, num_present)

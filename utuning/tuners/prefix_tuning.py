@@ -62,4 +62,4 @@ class PrefixTuning(nn.Module):
 
     def _with_prefix(self, own_BHNd: Tensor, prefix_1MI: Tensor) -> Tensor:
         prefix_1HMd = split_heads(prefix_1MI, self._attention.num_heads).to(own_BHNd.dtype)
-        return torch.cat([own_BHNd, prefix_1HMd.expand(len(own_BHNd), -1, -1, -1)], dim=2)
+        return torch.cat([own_BHNd, prefix_1HMd.expand(own_BHNd.shape[0], -1, -1, -1)], dim=2)

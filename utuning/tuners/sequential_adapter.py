@@ -59,12 +59,12 @@ class SequentialAdapter(nn.Module):
         self.up = empty_linear(bottleneck_dim, site.width)
         self.norm = nn.LayerNorm(site.width, eps=NORM_EPS) if position == "after_skip_norm" else nn.Identity()
         self.scale = build_scale(scale, site.width, generator)
-        self._after_skip = position != "after_op"
+        self.after_skip = position != "after_op"
         _INIT[init](self.down, self.up, generator)
 
     def forward(self, x_BND: Tensor, op_BND: Tensor) -> Tensor:
         """Map the stream and the op's output to what is added, all (B, N, D)."""
-        z_BND = self.norm(x_BND + op_BND if self._after_skip else op_BND)
+        z_BND = self.norm(x_BND + op_BND if self.after_skip else op_BND)
         added: Tensor = self.scale(self.up(gelu(self.down(z_BND))))
         return added
 

@@ -73,5 +73,5 @@ def uniform_prompt(num_tokens: int, width: int, patch_size: int, generator: Gene
 def put_prompt(x_BND: Tensor, prompt_BMD: Tensor, num_image: int, num_present: int) -> Tensor:
     """Put a prompt, of each image or (1, M, D) of all, before the image tokens, in the place of one that is there."""
     first = x_BND.shape[1] - num_image - num_present
-    prompt = prompt_BMD.to(x_BND.dtype).expand(len(x_BND), -1, -1)
+    prompt = prompt_BMD.to(x_BND.dtype).expand(x_BND.shape[0], -1, -1)
     return torch.cat([x_BND[:, :first], prompt, x_BND[:, first + num_present :]], dim=1)
