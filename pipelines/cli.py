@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from pipelines.commands import checking, deploying, preparing, results, searching
+from pipelines.commands import checking, deploying, preparing, reproducing, results, searching
 from pipelines.readers_help import readers_help
 from utuning.errors import UTuningError
 
@@ -23,6 +23,7 @@ for command in (
     searching.train,
     results.leaderboard,
     results.pull,
+    reproducing.reproduce,
     deploying.predict,
     deploying.verify,
     deploying.export,

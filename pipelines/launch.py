@@ -19,6 +19,7 @@ def launch(
     overrides: Sequence[str],
     console: Console,
     *,
+    tier: str | None = None,
     fixed: bool = False,
     profile: Profile,
     workspace: Workspace,
@@ -37,7 +38,7 @@ def launch(
         from pipelines.search import run_search
         from search_spaces.loader import load_fixed_space, load_space
 
-        space = (load_fixed_space if fixed else load_space)(name, overrides)
+        space = (load_fixed_space if fixed else load_space)(name, overrides, tier)
         crew = crew_for(space)
         ready = prepare_search(space, workspace)
         show.show_plan(ready, console)

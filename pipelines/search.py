@@ -104,6 +104,7 @@ def _tags(ready: Prepared) -> dict[str, str]:
         "dataset": ready.dataset.name,
         "data_fingerprint": ready.facts.data_fingerprint,
         "backbone_fingerprint": ready.facts.backbone_fingerprint,
+        "backbone_weights": ready.space.backbone.weights,
         "space_digest": space_digest(ready),
         **{f"version.{name}": version for name, version in provenance.versions().items()},
         **{f"machine.{name}": value for name, value in provenance.machine().items()},

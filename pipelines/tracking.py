@@ -26,7 +26,10 @@ ERROR_CHARS = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One trial's run as the store holds it; `outcome` is its run status in small letters while it has none."""
+    """One trial's run as the store holds it; `outcome` is its run status in small letters while it has none.
+
+    `weights` is where its backbone's weights came from, as its space said; empty where that is not known.
+    """
 
     run_id: str
     search_id: str
@@ -34,6 +37,7 @@ class RunRecord:
     trial: TrialConfig
     metrics: Mapping[str, float]
     start_time: int
+    weights: str = ""
 
 
 class Tracker:
@@ -312,4 +316,5 @@ def _record(run: Any) -> RunRecord:
         trial=TrialConfig.from_dict(json.loads(tags["trial_config"])),
         metrics=dict(run.data.metrics),
         start_time=run.info.start_time,
+        weights=tags.get("backbone_weights", ""),
     )

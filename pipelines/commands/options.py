@@ -9,6 +9,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value changes, such as train.epochs=2 or tuners.0.ops='[attn]'")
 ]
 Space = Annotated[str, typer.Argument(help="a search space: demo, or the path of a YAML file")]
+Tier = Annotated[str | None, typer.Option(help="one of the space's tiers: named sets of overrides, such as small")]
 Home = Annotated[Path, typer.Option("--home", envvar="UTUNING_HOME", help="folder of data, runs and artifacts")]
 Tracking = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from pipelines.commands.options import (
     Overrides,
     Resume,
     Space,
+    Tier,
     Tracking,
     Workers,
     console,
@@ -21,6 +22,7 @@ from pipelines.workspace import Workspace
 def plan(
     space: Space,
     overrides: Overrides = None,
+    tier: Tier = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
     home: Home = HOME,
@@ -31,7 +33,7 @@ def plan(
     from search_spaces.loader import load_space
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
-    ready = plan.prepare_search(load_space(space, overrides or ()), workspace)
+    ready = plan.prepare_search(load_space(space, overrides or (), tier), workspace)
     show.show_plan(ready, terminal)
     found = forecast.forecast(ready, profile, *forecast.stand_in(profile))
     show.show_forecast(found, terminal)
@@ -41,6 +43,7 @@ def plan(
 def search(
     space: Space,
     overrides: Overrides = None,
+    tier: Tier = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
     resume: Resume = False,
@@ -52,13 +55,14 @@ def search(
 
     Example: utuning search demo budget.num_trials=4 --cluster local
     """
-    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    options = {"tier": tier, "tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
     _run(space, overrides, cluster, num_workers, home, **options)
 
 
 def train(
     space: Space,
     overrides: Overrides = None,
+    tier: Tier = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
     resume: Resume = False,
@@ -70,7 +74,7 @@ def train(
 
     Example: utuning train demo 'tuners=[{method: p_adapter, ops: [attn, mlp], bottleneck_dim: 8}]' train.lr=5e-3
     """
-    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    options = {"tier": tier, "tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
     _run(space, overrides, cluster, num_workers, home, fixed=True, **options)
 
 

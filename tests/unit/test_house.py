@@ -16,7 +16,19 @@ from utuning.errors import ClusterError, ConfigError
 from utuning.tuners import ROWS, TUNERS, settings_of, table
 
 HEAVY = ("torch", "ray", "mlflow", "timm", "pyarrow", "optuna", "matplotlib", "pydantic")
-VERBS = {"plan", "search", "train", "leaderboard", "pull", "predict", "verify", "export", "prepare", "doctor"}
+VERBS = {
+    "plan",
+    "search",
+    "train",
+    "leaderboard",
+    "pull",
+    "predict",
+    "verify",
+    "export",
+    "prepare",
+    "doctor",
+    "reproduce",
+}
 
 
 def imported_by(statement: str) -> set[str]:
