@@ -1,6 +1,7 @@
 """From a space's dataset section to prepared Parquet shards, once for each content."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,38 +12,48 @@ from utuning.configs import digest
 from utuning.data.examples import ImageRef
 from utuning.data.faults import Progress
 from utuning.data.fgvc.table import READERS
+from utuning.data.info import INFO_FILE
 from utuning.data.known import prepare_known
 from utuning.data.prepare import Known, prepare
+from utuning.data.protocols import find_protocol
 from utuning.data.readers import folder_examples, list_examples
 from utuning.data.shards import DatasetInfo, open_dataset
 from utuning.data.tables import table_examples
 from utuning.errors import ConfigError, DataError, nearest
 
 
-def prepared(spec: DatasetSpec, workspace: Workspace, progress: Progress | None = None) -> DatasetInfo:
+def prepared(
+    spec: DatasetSpec, workspace: Workspace, progress: Progress | None = None, *, protocol: str = "vpt"
+) -> DatasetInfo:
     """Open the data set of a space, preparing it first where that has not been done for these very files.
+
+    `protocol` decides where its val comes from, unless it was prepared before.
 
     Raises:
         DataError: data that is missing, damaged or inconsistent.
     """
-    if spec.source == "parquet":
-        return open_dataset(_given(spec))
     if spec.source == "drawn":
         return _drawn(spec, workspace, progress)
-    refs = folder_examples(_path(spec)) if spec.source == "folder" else _listed(spec)
-    to = workspace.data(f"{spec.name}-{_state(spec, refs)}")
+    if spec.source == "parquet" and not _of_others(spec):
+        return open_dataset(_given(spec))
+    options: dict[str, Any] = {
+        "name": spec.name,
+        "protocol": protocol,
+        "val_fraction": spec.val_fraction,
+        "test_fraction": spec.test_fraction,
+        "seed": spec.seed,
+        "skip_corrupt": spec.skip_corrupt,
+        "progress": progress,
+    }
+    if spec.source in ("folder", "lists"):
+        refs = folder_examples(_path(spec)) if spec.source == "folder" else _listed(spec)
+        facts = sorted((ref.split, ref.label, str(ref.file), _changed(ref.file)) for ref in refs)
+        to = workspace.data(f"{spec.name}-{_state(spec, protocol, facts)}")
+        return open_dataset(to) if to.exists() else prepare(refs, to, **options)
+    to = workspace.data(f"{spec.name}-{_state(spec, protocol, _files(_path(spec)))}")
     if to.exists():
         return open_dataset(to)
-    return prepare(
-        refs,
-        to,
-        name=spec.name,
-        val_fraction=spec.val_fraction,
-        test_fraction=spec.test_fraction,
-        seed=spec.seed,
-        skip_corrupt=spec.skip_corrupt,
-        progress=progress,
-    )
+    return prepare_source(spec.source, _path(spec), str(to), subset=spec.subset, **options)
 
 
 def prepare_source(
@@ -118,10 +129,25 @@ def _beside(root: Path, file: str) -> Path:
     return root / Path(file).expanduser()
 
 
-def _state(spec: DatasetSpec, refs: list[ImageRef]) -> str:
-    """Change with the files: a new, removed or edited image makes another prepared folder."""
-    facts = sorted((ref.split, ref.label, str(ref.file), _changed(ref.file)) for ref in refs)
-    return digest({"spec": asdict(spec), "files": facts})
+def _of_others(spec: DatasetSpec) -> bool:
+    """Whether this is no prepared data set, but a Parquet file or a folder of them."""
+    path = Path(_given(spec)).expanduser()
+    return path.suffix == ".parquet" or (
+        path.is_dir() and not (path / INFO_FILE).is_file() and any(path.rglob("*.parquet"))
+    )
+
+
+def _state(spec: DatasetSpec, protocol: str, facts: Sequence[Any]) -> str:
+    """Change with the files and with where val comes from: a new, removed or edited file makes another folder."""
+    return digest({"spec": asdict(spec), "val_from_train": find_protocol(protocol).holds_out, "files": facts})
+
+
+def _files(path: Path) -> list[Any]:
+    """What changes with a file, or with any file of a folder."""
+    if not path.is_dir():
+        return [(path.name, _changed(path))]
+    files = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    return sorted((str(file.relative_to(path)), _changed(file)) for file in files)
 
 
 def _changed(file: Path) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def prepare_search(space: SearchSpace, workspace: Workspace) -> Prepared:
         DataError, BackboneError, PlacementError, ConfigError: what cannot be used, before any work starts.
     """
     require_space(workspace.root, MIN_FREE_BYTES)
-    dataset = prepared(space.dataset, workspace)
+    dataset = prepared(space.dataset, workspace, protocol=space.protocol)
     backbone = Backbone.from_config(space.backbone)
     facts = Facts(
         data_fingerprint=dataset.fingerprint,

@@ -169,13 +169,18 @@ def _space(found: Found, bundle: Bundle, data: Path, weights: str | None) -> dic
         "train": train,
         "tuners": [_tuner(tuner) for tuner in trial.tuners],
         "budget": {"num_trials": 1},
-        "seeds": [run.trial.train.seed for run in found.runs],
+        "seeds": _seeds(found.runs),
+        "finals": {"seeds": _seeds([run for run in found.runs if "test/accuracy" in run.metrics])},
         "protocol": trial.protocol,
         "recipe": trial.recipe,
         "precision": trial.precision,
         "views": trial.views,
         "cache_dtype": trial.cache_dtype,
     }
+
+
+def _seeds(runs: Sequence[RunRecord]) -> list[int]:
+    return sorted({run.trial.train.seed for run in runs})
 
 
 def _tuner(tuner: TunerConfig) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from search_spaces.checking import Problems
 from search_spaces.domains import is_domain, variants
 from search_spaces.reading import parse_yaml, read_yaml
-from search_spaces.space import TUNER_KEYS, Baseline, Budget, DatasetSpec, SearchSpace
+from search_spaces.space import TUNER_KEYS, Baseline, Budget, DatasetSpec, Finals, Known, SearchSpace
 from search_spaces.tiers import changes_of, take_tiers
 from utuning.configs import BackboneConfig, Depths, TrainConfig
+from utuning.data.protocols import find_protocol
 from utuning.errors import ConfigError, SpaceError, nearest
 from utuning.placement import DEPTH_FORMS
 from utuning.tuners import TUNERS
@@ -81,6 +82,7 @@ def check_space(raw: Any, title: str) -> SearchSpace:
         "dataset": problems.build(DatasetSpec, values["dataset"], "dataset"),
         "backbone": problems.build(BackboneConfig, values["backbone"], "backbone"),
         "budget": budget,
+        "finals": problems.build(Finals, values.get("finals", {}), "finals"),
         "baselines": tuple(_baseline(problems, b, f"baselines.{i}") for i, b in enumerate(values.get("baselines", ()))),
         "template": _template(problems, values),
     }
@@ -93,7 +95,10 @@ def check_space(raw: Any, title: str) -> SearchSpace:
     if isinstance(views := simple.get("views"), int) and views < 1:
         problems.add(f"views: given {views}; online, or so many random crops of each image, at least 1")
     problems.check(title)
-    return SearchSpace(**{"hypothesis": "", **simple, **parts})
+    space = SearchSpace(**{"hypothesis": "", **simple, **parts})
+    _check_finals(problems, space)
+    problems.check(title)
+    return space
 
 
 def _template(problems: Problems, values: Mapping[str, Any]) -> Any:
@@ -178,6 +183,22 @@ def _check_numbers(problems: Problems, budget: Budget | None) -> None:
         problems.add("budget: num_trials is 0 or more, grace_epochs 1 or more, reduction_factor 2 or more")
     if budget is not None and (budget.scheduler, budget.searcher) == ("pbt", "optuna"):
         problems.add("budget: pbt changes trials itself and takes no searcher; use searcher: random")
+
+
+def _check_finals(problems: Problems, space: SearchSpace) -> None:
+    """Check what only the parts together say."""
+    for name, seeds in (("seeds", space.seeds), ("finals.seeds", space.finals.seeds)):
+        if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+            problems.add(f"{name}: given {list(seeds)}; whole numbers from 0 on, each once")
+    again = find_protocol(space.protocol).trains_again or not set(space.final_seeds) <= set(space.seeds)
+    if space.budget.scheduler == "pbt" and again:
+        problems.add(
+            "finals: pbt changes settings while it trains, so there is no configuration to train again; use protocol: "
+            "vpt with the seeds of the search, or another scheduler"
+        )
+    if space.dataset.subset and space.dataset.source not in get_args(Known):
+        known = ", ".join(get_args(Known))
+        problems.add(f"dataset.subset: source {space.dataset.source!r} has no known size; it is for {known}")
 
 
 def _apply(raw: Any, override: str) -> None:

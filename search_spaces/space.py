@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from search_spaces.domains import Domain, Pick, draw, find_domains, variants
 from utuning.configs import BackboneConfig, CacheDtype, Precision, Recipe, TrainConfig, TrialConfig, TunerConfig, Views
+from utuning.data.protocols import FINAL_SEEDS, VAL_FRACTION, ProtocolName, find_protocol
 from utuning.tuners import tuner_row
 
-Source = Literal["drawn", "folder", "lists", "parquet"]
+Known = Literal["cub200", "nabirds", "flowers102", "stanford_dogs", "stanford_cars", "cifar100"]
+Source = Literal["drawn", "folder", "lists", "parquet", Known]
 TUNER_KEYS = ("method", "ops", "depths")
 
 
@@ -18,7 +20,8 @@ class DatasetSpec:
     """Where the images come from.
 
     `drawn` is the embedded data set; `folder` a folder of class folders; `lists` list files of relative paths and
-    class ids below `path`; `parquet` a folder that `utuning prepare` wrote.
+    class ids below `path`; `parquet` a folder that `utuning prepare` wrote, or Parquet files of others; the name of a
+    known data set its archives, at `path` as `utuning prepare` takes them, of which `subset` accepts a part.
     """
 
     name: str
@@ -27,9 +30,10 @@ class DatasetSpec:
     lists: Mapping[str, str] | None = None
     classes: str | None = None
     seed: int = 0
-    val_fraction: float = 0.1
+    val_fraction: float = VAL_FRACTION
     test_fraction: float | None = None
     skip_corrupt: bool = False
+    subset: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,18 @@ class Baseline:
 
     tuners: tuple[Mapping[str, Any], ...] = ()
     train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finals:
+    """What is measured on test after the search: the chosen configuration with so many seeds, and the baselines.
+
+    Without `seeds` they are the space's own; 0, 1 and 2 under a protocol that trains again. A seed of which the search
+    has a run, trained on the same images, is not trained twice.
+    """
+
+    seeds: tuple[int, ...] = ()
+    baselines: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +90,8 @@ class SearchSpace:
     baselines: tuple[Baseline, ...] = ()
     seeds: tuple[int, ...] = (0,)
     metric: Literal["val/accuracy", "val/loss"] = "val/accuracy"
-    protocol: str = "train on train, select on val, test once"
+    protocol: ProtocolName = "vpt"
+    finals: Finals = Finals()
     recipe: Recipe = "vpt"
     precision: Precision = "auto"
     views: Views = "online"
@@ -89,6 +106,11 @@ class SearchSpace:
     def num_trials(self) -> int:
         """How many trials a search has at most."""
         return (len(self.baselines) + self.budget.num_trials) * len(self.seeds)
+
+    @property
+    def final_seeds(self) -> tuple[int, ...]:
+        """The seeds that test is measured with."""
+        return self.finals.seeds or (FINAL_SEEDS if find_protocol(self.protocol).trains_again else self.seeds)
 
     @property
     def maximise(self) -> bool:

@@ -66,6 +66,8 @@ class TrainConfig:
 class TrialConfig:
     """Everything that decides a trial's result; no tuners means a linear probe.
 
+    `protocol` names where val comes from and what a final model is trained on; `train_splits` are the splits that this
+    trial trains on: train in a search.
     `views` is how many random crops an image has; `online` draws a new one in every epoch, and nothing is cached.
     `cache_dtype` is what the frozen states of views are stored in.
     """
@@ -82,6 +84,7 @@ class TrialConfig:
     precision: Precision = "auto"
     views: Views = "online"
     cache_dtype: CacheDtype = "fp32"
+    train_splits: tuple[str, ...] = ("train",)
 
     @property
     def trial_id(self) -> str:
@@ -90,9 +93,10 @@ class TrialConfig:
 
     @property
     def config_id(self) -> str:
-        """The same for all seeds: what a leaderboard groups by."""
+        """The same for all seeds, and for what is trained again on more splits: what a leaderboard groups by."""
         values = asdict(self)
         values["train"].pop("seed")
+        values.pop("train_splits")
         return digest(values)
 
     @property
@@ -131,7 +135,8 @@ class TrialConfig:
             TunerConfig(**{**tuner, "ops": tuple(tuner["ops"]), "depths": _depths(tuner["depths"])})
             for tuner in values["tuners"]
         )
-        return cls(**{**values, "tuners": tuners, "train": TrainConfig(**values["train"])})
+        splits = tuple(values.get("train_splits", ("train",)))
+        return cls(**{**values, "tuners": tuners, "train": TrainConfig(**values["train"]), "train_splits": splits})
 
 
 def digest(values: Mapping[str, Any], num_digits: int = 12) -> str:

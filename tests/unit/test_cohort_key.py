@@ -30,6 +30,7 @@ COMMON = {
     "precision": "bf16",
     "views": 3,
     "cache_dtype": "fp16",
+    "train_splits": ("train", "val"),
     "train.batch_size": 7,
     "train.seed": 1,
 }

@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hypothesis.strategies as st
 import pytest
@@ -13,7 +13,7 @@ from search_spaces import loader
 from search_spaces.domains import Interval, draw, find_domains, parse_domain, variants
 from search_spaces.loader import check_space, load_space
 from search_spaces.published import DATASETS
-from search_spaces.space import Facts, SearchSpace
+from search_spaces.space import Facts, Known, SearchSpace
 from utuning.configs import TrialConfig
 from utuning.errors import ConfigError, SpaceError
 
@@ -254,12 +254,45 @@ def test_overrides_change_values_and_fix_domains() -> None:
         ({"backbone": {"weights": "none"}}, "backbone.name: field required"),
         ({"dataset": {"name": "x", "source": "zip"}}, "dataset.source"),
         ({"seeds": []}, "seeds: empty"),
+        ({"seeds": [1, 1]}, "seeds: given [1, 1]"),
+        ({"protocol": "vtp"}, "'vpt', 'trainval-final' or 'official'"),
+        ({"finals": {"seed": [1]}}, "did you mean 'seeds'"),
+        ({"finals": {"seeds": [-1]}}, "finals.seeds: given [-1]"),
+        ({"dataset": {"name": "x", "source": "folder", "subset": True}}, "dataset.subset: source 'folder'"),
+        ({"budget": {"num_trials": 1, "scheduler": "pbt"}, "finals": {"seeds": [0, 1]}}, "no configuration to train"),
+        ({"budget": {"num_trials": 1, "scheduler": "pbt"}, "protocol": "trainval-final"}, "no configuration to train"),
     ],
 )
 def test_bad_values_are_named(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(SpaceError) as error:
         check_space(raw(**changes), "tiny")
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "seeds"),
+    [
+        ({"seeds": [4, 5]}, (4, 5)),
+        ({"seeds": [4, 5], "protocol": "official"}, (4, 5)),
+        ({"seeds": [4], "protocol": "trainval-final"}, (0, 1, 2)),
+        ({"seeds": [4], "finals": {"seeds": [7, 8]}}, (7, 8)),
+        ({"protocol": "trainval-final", "finals": {"seeds": [18, 45, 25]}}, (18, 45, 25)),
+    ],
+)
+def test_test_is_measured_with_the_seeds_of_the_search_or_with_those_of_the_finals(
+    changes: dict[str, Any], seeds: tuple[int, ...]
+) -> None:
+    space = check_space(raw(**changes), "tiny")
+    assert space.final_seeds == seeds
+    assert {trial.protocol for trial in space.probing_trials(FACTS)} == {changes.get("protocol", "vpt")}
+
+
+def test_known_data_sets_are_sources_by_the_names_of_their_readers() -> None:
+    from utuning.data.fgvc.table import READERS
+
+    assert get_args(Known) == tuple(READERS)
+    space = check_space(raw(dataset={"name": "birds", "source": "cub200", "path": "x.tgz", "subset": True}), "tiny")
+    assert space.dataset.subset
 
 
 def test_all_problems_are_said_at_once() -> None:

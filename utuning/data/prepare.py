@@ -12,7 +12,7 @@ from utuning.data.info import DatasetInfo, fingerprint
 from utuning.data.integrity import published_warnings
 from utuning.data.listing import Expected
 from utuning.data.places import Place, Target
-from utuning.data.protocols import find_protocol
+from utuning.data.protocols import AS_GIVEN, NO_VAL, VAL_FRACTION, drawn, find_protocol
 from utuning.data.shards import write_dataset
 from utuning.data.space import require_space
 from utuning.data.splitting import (
@@ -46,7 +46,7 @@ def prepare(
     name: str,
     description: str = "",
     protocol: str = "vpt",
-    val_fraction: float = 0.1,
+    val_fraction: float = VAL_FRACTION,
     test_fraction: float | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
@@ -106,7 +106,7 @@ def prepare(
             warnings=[*notes, *_published(records, known), *duplicate_warnings(records)],
             reader=known.reader if known else "",
             subset=known.subset if known else False,
-            val=_val(given_val, val_fraction, seed) if given_val or holds_out else "none",
+            val=AS_GIVEN if given_val else drawn(val_fraction, seed) if holds_out else NO_VAL,
         )
 
 
@@ -128,15 +128,11 @@ def _published(records: Sequence[Checked], known: Known | None) -> list[str]:
     return published_warnings(known.expected, {s: sum(record.split == s for record in records) for s in SPLITS})
 
 
-def _val(given: bool, fraction: float, seed: int) -> str:
-    return "as given" if given else f"{fraction:g} of train, stratified, seed {seed}"
-
-
 def check_request(
     to: Place,
     *,
     protocol: str = "vpt",
-    val_fraction: float = 0.1,
+    val_fraction: float = VAL_FRACTION,
     test_fraction: float | None = None,
     overwrite: bool = False,
     **others: Any,

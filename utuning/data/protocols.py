@@ -7,8 +7,17 @@ files are needed to get the same val anywhere. An official val, such as that of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from utuning.errors import ConfigError, nearest
+
+ProtocolName = Literal["vpt", "trainval-final", "official"]
+VAL_FRACTION, VAL_SEED = 0.1, 0
+"""What val is taken from train by, where it is."""
+AS_GIVEN, NO_VAL = "as given", "none"
+"""Where a stored data set's val comes from, if it was not drawn; see `drawn`."""
+FINAL_SEEDS = (0, 1, 2)
+"""The fewest seeds that an interval of a test accuracy should rest on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +28,11 @@ class Protocol:
     about: str
     holds_out: bool
     final_splits: Sequence[str]
+
+    @property
+    def trains_again(self) -> bool:
+        """Whether the chosen configuration is trained once more, on other images than in the search."""
+        return tuple(self.final_splits) != ("train",)
 
 
 PROTOCOLS = MappingProxyType(
@@ -60,3 +74,8 @@ def find_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ConfigError(f"the protocol is {name!r}; {nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def drawn(fraction: float, seed: int) -> str:
+    """Say of a val split that it was taken from train, and how."""
+    return f"{fraction:g} of train, stratified, seed {seed}"
