@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.commands.options import (
     HOME,
+    Ahead,
     Cluster,
     Home,
     Isolated,
@@ -25,14 +26,23 @@ def plan(
     tier: Tier = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
+    ahead: Ahead = False,
     home: Home = HOME,
 ) -> None:
-    """Show what a search would do and what it would cost, without doing it."""
+    """Show what a search would do and what it would cost, without doing it.
+
+    Example: utuning plan cub200 --tier small --ahead
+    """
     from cluster.profile import load_profile
     from pipelines import forecast, plan, show
     from search_spaces.loader import load_space
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
+    if ahead:
+        from pipelines.ahead import look_ahead
+
+        searched = load_space(space, overrides or (), tier)
+        return show.show_ahead(searched, look_ahead(searched, profile), terminal)
     ready = plan.prepare_search(load_space(space, overrides or (), tier), workspace)
     show.show_plan(ready, terminal)
     found = forecast.forecast(ready, profile, *forecast.stand_in(profile))

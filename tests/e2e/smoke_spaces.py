@@ -1,26 +1,31 @@
-"""The smoke tier of every known data set, from its archives to its champion, in one process; see `test_spaces.py`."""
+"""The smoke tier of every known data set, from its archives to its champion, on one Ray session; see `test_spaces.py`."""
 
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from cluster.profile import load_profile
-from pipelines.datasets import prepare_source
-from pipelines.launch import launch
+from pipelines.crew import starting_crew
 from pipelines.workspace import Workspace
+from search_spaces.loader import load_space
 from tests.archives import ARCHIVES
 
 
 def main(root: Path) -> None:
     """Search all of them into `root/runs`."""
-    console = Console(stderr=True)
-    for name, write in ARCHIVES.items():
-        archives, prepared = root / "archives" / name, root / "prepared" / name
-        archives.mkdir(parents=True)
-        prepare_source(name, write(archives), str(prepared), subset=True)
-        changes = ["dataset.source=parquet", f"dataset.path={prepared}", "train.batch_size=4"]
-        launch(name, changes, console, tier="smoke", profile=load_profile("local"), workspace=Workspace(root / "runs"))
+    workspace = Workspace(root / "runs")
+    with starting_crew(load_profile("local"), workspace, isolated=False) as crew_for:
+        from pipelines.datasets import prepare_source
+        from pipelines.plan import prepare_search
+        from pipelines.search import run_search
+
+        for name, write in ARCHIVES.items():
+            archives, prepared = root / "archives" / name, root / "prepared" / name
+            archives.mkdir(parents=True)
+            prepare_source(name, write(archives), str(prepared), subset=True)
+            changes = ["dataset.source=parquet", f"dataset.path={prepared}", "train.batch_size=4"]
+            space = load_space(name, changes, tier="smoke")
+            crew = crew_for(space)
+            run_search(prepare_search(space, workspace), crew, workspace=workspace)
 
 
 if __name__ == "__main__":
