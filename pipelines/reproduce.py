@@ -6,11 +6,9 @@ no leaderboard and no champion changes.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
@@ -19,12 +17,13 @@ from pipelines import verify
 from pipelines.compare import read_rows
 from pipelines.launch import launch
 from pipelines.leaderboard import FINISHED
+from pipelines.row_space import space_of, write_space
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.verify import Wrong, compared
 from pipelines.workspace import Workspace
-from utuning.bundles.bundle import Bundle, read_bundle
+from utuning.bundles.bundle import read_bundle
 from utuning.cohort import Score
-from utuning.configs import TrialConfig, TunerConfig
+from utuning.configs import BackboneConfig, TrialConfig
 from utuning.data.info import INFO_FILE
 from utuning.data.shards import open_dataset
 from utuning.errors import DataError, TrackingError, UTuningError
@@ -114,7 +113,8 @@ def retrain(
             f"{found.trial.data_fingerprint[:16]}…; give the prepared set of its search"
         )
     apart = Workspace(workspace.root / "reproductions")
-    file = _write(_space(found, _bundle(tracker, found, weights), data, weights), apart)
+    backbone = _backbone(tracker, found, weights)
+    file = write_space(space_of(found.space, found.runs, backbone, data), apart.root.absolute())
     console.print(f"trained again in a store of its own: {apart.root}; as {file}", highlight=False, soft_wrap=True)
     launch(str(file), (), console, fixed=True, profile=profile, workspace=apart)
     again = {run.trial.trial_id: run for run in Tracker.open(apart.tracking_uri, apart.artifacts).runs(file.stem)[::-1]}
@@ -148,58 +148,11 @@ def _placed(tracker: Tracker, space: str, place: int) -> Found:
     raise TrackingError(f"{space!r} has places 1 to {len(rows)}, not {place}; see `utuning leaderboard {space}`")
 
 
-def _bundle(tracker: Tracker, found: Found, weights: str | None) -> Bundle:
-    """The first seed's bundle, for its backbone, which is loaded once to see that it is still the same."""
+def _backbone(tracker: Tracker, found: Found, weights: str | None) -> BackboneConfig:
+    """The backbone that the first seed's bundle names, loaded once to see that it is still the same."""
     with tempfile.TemporaryDirectory() as folder:
         bundle = read_bundle(tracker.download_bundle(found.runs[0].run_id, Path(folder) / "bundle"))
-    bundle.load_backbone(weights)
-    return bundle
-
-
-def _space(found: Found, bundle: Bundle, data: Path, weights: str | None) -> dict[str, Any]:
-    """The row as a space of its own: one configuration, nothing searched."""
-    trial = found.trial
-    backbone = {key: value for key, value in asdict(bundle.manifest.backbone).items() if value is not None}
-    train = {key: value for key, value in asdict(trial.train).items() if key != "seed"}
-    return {
-        "name": f"{found.space}-{trial.config_id}",
-        "hypothesis": f"{trial.label} gives the same again",
-        "dataset": {"name": trial.dataset, "source": "parquet", "path": str(data.absolute())},
-        "backbone": {**backbone, **({"weights": weights} if weights else {})},
-        "train": train,
-        "tuners": [_tuner(tuner) for tuner in trial.tuners],
-        "budget": {"num_trials": 1},
-        "seeds": _seeds(found.runs),
-        "finals": {"seeds": _seeds([run for run in found.runs if "test/accuracy" in run.metrics])},
-        "protocol": trial.protocol,
-        "recipe": trial.recipe,
-        "precision": trial.precision,
-        "views": trial.views,
-        "cache_dtype": trial.cache_dtype,
-    }
-
-
-def _seeds(runs: Sequence[RunRecord]) -> list[int]:
-    return sorted({run.trial.train.seed for run in runs})
-
-
-def _tuner(tuner: TunerConfig) -> dict[str, Any]:
-    place = {} if tuner.depths is None else {"depths": tuner.depths}
-    return {"method": tuner.method, "ops": tuner.ops, **place, **tuner.settings}
-
-
-def _write(space: Mapping[str, Any], apart: Workspace) -> Path:
-    file = apart.root.absolute() / f"{space['name']}.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    plain = yaml.safe_dump(_plain(space), sort_keys=False, allow_unicode=True)
-    file.write_text(plain, encoding="utf-8")
-    return file
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    return bundle.load_backbone(weights).config
 
 
 def _same(run: RunRecord, again: RunRecord | None, counts: Mapping[str, int], console: Console) -> bool:

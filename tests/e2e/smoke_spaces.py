@@ -1,6 +1,7 @@
 """The smoke tier of every known data set, from its archives to its champion, on one Ray session; see `test_spaces.py`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.profile import load_profile
@@ -13,7 +14,9 @@ from tests.archives import ARCHIVES
 def main(root: Path) -> None:
     """Search all of them into `root/runs`."""
     workspace = Workspace(root / "runs")
-    with starting_crew(load_profile("local"), workspace, isolated=False) as crew_for:
+    # One worker, and one trial at a time: as few processes as a search can have.
+    profile = replace(load_profile("local", num_workers=1), max_cohorts=1, max_members=1)
+    with starting_crew(profile, workspace, isolated=False) as crew_for:
         from pipelines.datasets import prepare_source
         from pipelines.plan import prepare_search
         from pipelines.search import run_search

@@ -1,19 +1,16 @@
 """Reproducing: a row becomes a space that draws the very same trials, and differences are said."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import reproduce
-from pipelines.reproduce import Found, differences
+from pipelines.reproduce import differences
+from pipelines.row_space import space_of, write_space
 from pipelines.tracking import RunRecord
 from pipelines.verify import Wrong
-from search_spaces.loader import HERE, check_space, load_space
+from search_spaces.loader import HERE, load_space
 from search_spaces.space import Facts
 from utuning.configs import BackboneConfig, TrialConfig
 
@@ -32,11 +29,10 @@ def record(trial: TrialConfig, **metrics: float) -> RunRecord:
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(TRIALS))
-def test_a_row_as_a_space_draws_the_very_same_trial(trial: TrialConfig) -> None:
-    manifest = SimpleNamespace(backbone=BackboneConfig(name=trial.backbone, img_size=32))
-    found = Found(space="beetles", runs=[record(trial)])
-    values = reproduce._space(found, cast(Any, SimpleNamespace(manifest=manifest)), Path("data"), None)
-    space = check_space(yaml.safe_load(yaml.safe_dump(reproduce._plain(values))), "again")
+def test_a_row_as_a_space_draws_the_very_same_trial(tmp_path_factory: pytest.TempPathFactory, trial: TrialConfig) -> None:
+    backbone = BackboneConfig(name=trial.backbone, img_size=32)
+    file = write_space(space_of("beetles", [record(trial)], backbone, Path("data")), tmp_path_factory.getbasetemp())
+    space = load_space(str(file))
     assert not space.domains
     assert [each.trial_id for each in space.random_trials(FACTS)] == [trial.trial_id]
 
