@@ -1,35 +1,89 @@
 """From a search's runs to its champion: who is a candidate, whose test is read, and who is promoted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from pipelines.plan import Prepared
 from pipelines.promotion import Candidate, Decision, best, decide
 from pipelines.registry import Registry
 from pipelines.tracking import RunRecord, Tracker
-from search_spaces.space import SearchSpace
+from utuning.configs import TrialConfig
+from utuning.data.protocols import find_protocol
 from utuning.errors import TrackingError
 
 VAL = "val/accuracy"
+FAILED = ("failed", False)
+"""Outcome of a run, and whether it is a final's."""
+
+
+def final_trials(ready: Prepared, runs: Sequence[RunRecord]) -> list[TrialConfig]:
+    """What test is measured of: the best configuration and the baselines that ran, once for each final seed."""
+    space = ready.space
+    chosen = {best(candidates(runs)).config_id}
+    if space.finals.baselines:
+        chosen |= {trial.config_id for trial in space.baseline_trials(ready.facts)}
+    configs = {run.trial.config_id: run.trial for run in completed(runs) if run.trial.config_id in chosen}
+    splits = tuple(find_protocol(space.protocol).final_splits)
+    return [
+        replace(trial, train_splits=splits, train=replace(trial.train, seed=seed))
+        for seed in space.final_seeds
+        for _, trial in sorted(configs.items())
+    ]
+
+
+def untrained(ready: Prepared, runs: Sequence[RunRecord]) -> list[TrialConfig]:
+    """The final trials that no run has brought to its end. One that failed in the search would fail again."""
+    over = {run.trial.trial_id for run in runs if run.outcome == "completed" or (run.outcome, run.final) == FAILED}
+    return [trial for trial in final_trials(ready, runs) if trial.trial_id not in over]
 
 
 def finalists(ready: Prepared, runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs whose test is still to be read: the best configuration's and the baselines', all their seeds."""
-    chosen = {best(candidates(runs)).config_id}
-    chosen |= {trial.config_id for trial in ready.space.baseline_trials(ready.facts)}
-    return [run for run in completed(runs) if run.trial.config_id in chosen and "test/accuracy" not in run.metrics]
+    """The runs whose test is still to be read: those of the final trials."""
+    wanted = {trial.trial_id for trial in final_trials(ready, runs)}
+    return [
+        run
+        for run in runs
+        if run.outcome == "completed" and run.trial.trial_id in wanted and "test/accuracy" not in run.metrics
+    ]
 
 
-def promote(space: SearchSpace, tracker: Tracker, runs: Sequence[RunRecord]) -> tuple[Decision, str]:
+def promote(ready: Prepared, tracker: Tracker, runs: Sequence[RunRecord]) -> tuple[Decision, str]:
     """Move the champion alias where the rule says so; gives the decision and the champion's run."""
-    registry = Registry(tracker)
-    candidate = best(candidates(runs))
+    registry, space = Registry(tracker), ready.space
+    candidate = deployed(ready, best(candidates(runs)), runs)
     held = registry.champion(space.model_name)
     champion = Candidate.from_tags(held.run_id, held.tags) if held else None
     decision = decide(candidate, champion)
     if decision.promote:
         registry.promote(space.model_name, candidate.run_id, tags=candidate.as_tags())
     return decision, candidate.run_id if decision.promote or champion is None else champion.run_id
+
+
+def deployed(ready: Prepared, chosen: Candidate, runs: Sequence[RunRecord]) -> Candidate:
+    """The chosen configuration with the run whose bundle deploys.
+
+    That is its best run on val. Where the protocol trains again, it is the run of the first final seed that came to
+    its end: there is no val to choose a seed by, and test must not.
+
+    Raises:
+        TrackingError: it was trained again, and every seed failed.
+    """
+    if not find_protocol(ready.space.protocol).trains_again:
+        return chosen
+    finals = {
+        run.trial.train.seed: run
+        for run in runs
+        if run.final and run.outcome == "completed"
+        if run.trial.config_id == chosen.config_id
+    }
+    for seed in ready.space.final_seeds:
+        if seed in finals:
+            return replace(chosen, run_id=finals[seed].run_id)
+    raise TrackingError(
+        "the chosen configuration was trained again, and every seed failed; see the runs' `error` tags in the MLflow "
+        "UI, and go on with --resume"
+    )
 
 
 def candidates(runs: Sequence[RunRecord]) -> list[Candidate]:
@@ -41,12 +95,12 @@ def candidates(runs: Sequence[RunRecord]) -> list[Candidate]:
 
 
 def completed(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs that came to their end with a val accuracy.
+    """The search's runs that came to their end with a val accuracy.
 
     Raises:
         TrackingError: there is none.
     """
-    found = [run for run in runs if run.outcome == "completed" and VAL in run.metrics]
+    found = [run for run in runs if not run.final and run.outcome == "completed" and VAL in run.metrics]
     if not found:
         raise TrackingError("no trial of this search ran to its end; see the runs' `error` tags in the MLflow UI")
     return found

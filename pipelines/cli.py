@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from pipelines.commands import checking, deploying, preparing, reproducing, results, searching
+from pipelines.commands import checking, comparing, deploying, preparing, reproducing, results, searching
 from pipelines.readers_help import readers_help
 from utuning.errors import UTuningError
 
@@ -22,6 +22,7 @@ for command in (
     searching.search,
     searching.train,
     results.leaderboard,
+    comparing.compare,
     results.pull,
     reproducing.reproduce,
     deploying.predict,

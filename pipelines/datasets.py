@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from utuning.configs import digest
@@ -17,9 +19,12 @@ from utuning.data.known import prepare_known
 from utuning.data.prepare import Known, prepare
 from utuning.data.protocols import find_protocol
 from utuning.data.readers import folder_examples, list_examples
-from utuning.data.shards import DatasetInfo, open_dataset
+from utuning.data.shards import DatasetInfo, open_dataset, read_split
 from utuning.data.tables import table_examples
 from utuning.errors import ConfigError, DataError, nearest
+
+SEARCHED = ("train", "val")
+"""The splits that a search reads; test is read by the finals alone."""
 
 
 def prepared(
@@ -54,6 +59,11 @@ def prepared(
     if to.exists():
         return open_dataset(to)
     return prepare_source(spec.source, _path(spec), str(to), subset=spec.subset, **options)
+
+
+def searched_tables(info: DatasetInfo) -> dict[str, pa.Table]:
+    """The splits that a search may read, whole: all that its workers ever get. Test is not among them."""
+    return {split: read_split(info, split) for split in SEARCHED}
 
 
 def prepare_source(

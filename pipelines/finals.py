@@ -4,16 +4,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import ray
+import torch
 
+from pipelines.answers import FOLDER, Answers
 from pipelines.plan import Prepared
 from pipelines.shared import Shared
 from pipelines.tracking import RunRecord, Tracker
 from utuning.backbone import Backbone
 from utuning.bundles.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort, Score
-from utuning.data.loader import Loader
+from utuning.data.loader import Batch, Loader
 from utuning.data.shards import read_split
 
 BATCH_SIZE = 64
@@ -25,29 +28,40 @@ def measure_test(tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, s
     with tempfile.TemporaryDirectory() as folder:
         bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
         if shared.group.local:
-            scores = score_bundles(bundles, ready.backbone, table)
+            found = score_bundles(bundles, ready.backbone, table)
         else:
             layout = shared.group.layout
             task = ray.remote(num_cpus=layout.cpus_per_worker, num_gpus=layout.gpus_per_worker)(_score_on_worker)
-            scores = ray.get(task.remote(bundles, shared, ray.put(table)))
-    for run, score in zip(runs, scores, strict=True):
+            found = ray.get(task.remote(bundles, shared, ray.put(table)))
+    for run, (score, right_N) in zip(runs, found, strict=True):
+        _keep_answers(tracker, run.run_id, Answers(data_fingerprint=ready.facts.data_fingerprint, right=right_N))
         metrics = {"test/accuracy": score.accuracy, "test/loss": score.loss, "test/count": score.count}
-        tracker.log_test(run.run_id, metrics)
+        tracker.log_test(run.run_id, metrics)  # last: a run with these is measured, and never again
 
 
-def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table) -> list[Score]:
-    """Score bundles on a table of images, all together as one cohort."""
+def _keep_answers(tracker: Tracker, run_id: str, answers: Answers) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        tracker.log_artifact(run_id, answers.write(Path(folder)), FOLDER)
+
+
+def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table) -> list[tuple[Score, np.ndarray]]:
+    """Score bundles on a table of N images, all together as one cohort; and whether each image is right, (N,)."""
     from utuning.predict import best_device
 
     backbone.to(best_device())
     members = [bundle.member(backbone) for bundle in bundles]
     loader = Loader(table, backbone.preprocessing, global_batch_size=BATCH_SIZE, train=False)
-    return Cohort(backbone, members).evaluate(loader.epoch(0))
+    right_KN = np.zeros((len(members), table.num_rows), dtype=bool)
+
+    def see(place: int, logits_BC: torch.Tensor, batch: Batch) -> None:
+        real = batch.index >= 0
+        right_B = logits_BC.argmax(dim=-1) == batch.labels
+        right_KN[place, batch.index[real].cpu().numpy()] = right_B[real].cpu().numpy()
+
+    return list(zip(Cohort(backbone, members).evaluate(loader.epoch(0), see), right_KN, strict=True))
 
 
-def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[Score]:
-    import torch
-
+def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[tuple[Score, np.ndarray]]:
     from pipelines.job import load_backbone
 
     torch.set_num_threads(shared.group.layout.cpus_per_worker)

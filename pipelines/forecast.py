@@ -1,7 +1,8 @@
 """What a search will cost, predicted before it starts: who trains with whom, FLOPs, bytes and time.
 
 FLOPs and bytes are counted; seconds are measured for a few steps and added up. It is a search in which every trial
-runs to its end, from an empty cache: early stopping and states of earlier searches only make it shorter.
+runs to its end, from an empty cache: early stopping and states of earlier searches only make it shorter. What finals
+train again counts as a trial of the search: the few images of val that they train on, and do not evaluate, do not.
 """
 
 import json
@@ -18,7 +19,7 @@ from cluster.profile import Layout, Profile
 from pipelines.calibration import Process, as_worker, time_crews, time_input, time_process
 from pipelines.layouts import layout_of
 from pipelines.memory import base_bytes, need_bytes, room_bytes, too_large
-from pipelines.plan import Prepared, expected_trials
+from pipelines.plan import Prepared, expected_finals, expected_trials
 from pipelines.prices import Clock, Counted, parallel_efficiency
 from pipelines.waves import SPLITS, Epoch, Wave, choose_members, make_epochs, make_waves, makespan, structure
 from utuning.configs import TrialConfig
@@ -151,13 +152,14 @@ def count_trials(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]
     """The trials that can train, what they cost, and why the others cannot."""
     costs: dict[str, Cost] = {}
     failed: dict[str, str] = {}
-    for trial in expected_trials(ready):
+    expected = expected_trials(ready) + expected_finals(ready)
+    for trial in expected:
         if structure(trial) not in {*costs, *failed}:
             try:
                 costs[structure(trial)] = trial_cost(ready.backbone, trial)
             except ConfigError as error:
                 failed[structure(trial)] = f"{trial.name}: {error}"
-    trials = [trial for trial in expected_trials(ready) if structure(trial) in costs]
+    trials = [trial for trial in expected if structure(trial) in costs]
     if not trials:
         raise ConfigError(f"no trial can train; the first is {next(iter(failed.values()))}")
     counted = Counted(

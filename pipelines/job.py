@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
@@ -68,13 +69,16 @@ class CohortJob:
         self.template, self.shared, self.service, self.name = template, shared, service, name
         self.backbone = load_backbone(shared).to(ray.train.torch.get_device())
         self.store = ProgressStore(shared.members)
-        self.loaders = {split: self._loader(split) for split in ("train", "val")}
+        self.loaders = {"train": self._loader("train", template.train_splits)}
+        # What a final model trained on cannot say how good it is.
+        if "val" not in template.train_splits:
+            self.loaders["val"] = self._loader("val", ("val",))
         self.prefixes = self._prefixes()
         self.seated: dict[str, Seated] = {}
         self.num_groups = 1
         self.train_time_s = 0.0
         self.start_s = 0.0
-        self.spared = Spared(self.backbone, self.loaders["val"])
+        self.spared = Spared(self.backbone, self.loaders.get("val", self.loaders["train"]))
 
     def run(self) -> None:
         """Train rounds until the service has no more."""
@@ -142,7 +146,9 @@ class CohortJob:
             "cohort_images_per_s": self.loaders["train"].num_examples * len(seats) / (self.train_time_s - before_s),
             **self.spared.report(self.start_s),
         }
-        whole = [seat for seat, score in zip(living, scores, strict=True) if math.isfinite(score.accuracy)]
+        whole = [
+            seat for seat, score in zip(living, scores, strict=True) if score is None or math.isfinite(score.accuracy)
+        ]
         logits = self._probed(whole)
         for seat, score in zip(living, scores, strict=True):
             if seat not in whole:
@@ -173,9 +179,10 @@ class CohortJob:
             outcome.append((seat, loss, error))
         return outcome
 
-    def _evaluate(self, seats: Sequence[str]) -> list[Score]:
-        if not seats:
-            return []
+    def _evaluate(self, seats: Sequence[str]) -> Sequence[Score | None]:
+        """Each seat's score on val; None where val is trained on."""
+        if not seats or "val" not in self.loaders:
+            return [None] * len(seats)
         cohort = self._cohort(seats)
         scores = cohort.evaluate(self.loaders["val"].epoch(0, self._useful("val", cohort.members)))
         self.spared.add(cohort.sharing)
@@ -199,14 +206,13 @@ class CohortJob:
             num_groups=self.num_groups,
         )
 
-    def _report(self, seat: str, loss: float, score: Score, logits: torch.Tensor | None) -> Report:
+    def _report(self, seat: str, loss: float, score: Score | None, logits: torch.Tensor | None) -> Report:
         """An epoch's metrics; worker 0 saves the member's state and bundle beside them."""
         seated, parameters = self.seated[seat], self.seated[seat].member.num_parameters()
         metrics = {
             "epoch": seated.epochs_done,
             "train/loss": loss,
-            "val/loss": score.loss,
-            "val/accuracy": score.accuracy,
+            **({} if score is None else {"val/loss": score.loss, "val/accuracy": score.accuracy}),
             "lr": seated.trial.train.lr,
             "train_time_s": seated.train_time_s,
             "images_per_s": self.loaders["train"].num_examples * seated.epochs_done / seated.train_time_s,
@@ -239,17 +245,18 @@ class CohortJob:
             torch.save(state, Path(folder) / STATE)
             return self.store.save(seated.joining.member_id, seated.epochs_done, Path(folder), report)
 
-    def _loader(self, split: str) -> Loader:
+    def _loader(self, name: str, splits: Sequence[str]) -> Loader:
+        """Load the rows of these splits, one after another, for training or not."""
         trial = self.template
         return Loader(
-            ray.get(self.shared.tables[split]),
+            pa.concat_tables([self.shared.table(split) for split in splits]),
             self.backbone.preprocessing,
             global_batch_size=trial.train.batch_size,
             worker=self.worker,
             num_workers=self.num_workers,
             seed=trial.train.seed,
             recipe=trial.recipe,
-            train=split == "train",
+            train=name == "train",
             threads=self.shared.group.layout.cpus_per_worker,
             views=None if trial.views == "online" else trial.views,
         )
@@ -271,7 +278,7 @@ class CohortJob:
                 facts={
                     "backbone": trial.backbone_fingerprint,
                     "data": trial.data_fingerprint,
-                    "split": split,
+                    "split": "+".join(trial.train_splits) if split == "train" else split,
                     "preprocessing": self.backbone.preprocessing.as_dict(),
                     "precision": trial.precision,
                     "device": ray.train.torch.get_device().type,

@@ -27,7 +27,9 @@ class Row:
 
     `place` is None for what cannot be ranked, and `note` says why. `test_seeds` are the seeds that `test` is a mean of.
     `stand_in` marks a method that is not the published one that it stands for. `peak_memory_bytes` is the largest of
-    the seeds. `outcome` is that of the runs that count: the most finished ones. `weights` is where the backbone's came
+    the seeds. `outcome` is that of the runs that count: the most finished ones. `run_ids` are the search's runs,
+    `test_run_ids` those that `test` is of; `test_from` are the splits that they were trained on, `val_from` says where
+    val comes from, and `subset` and `data_warnings` what to know of the data. `weights` is where the backbone's came
     from, `test_count` how many images test has.
     """
 
@@ -56,6 +58,11 @@ class Row:
     run_ids: tuple[str, ...]
     note: str = ""
     stand_in: bool = False
+    test_run_ids: tuple[str, ...] = ()
+    test_from: tuple[str, ...] = ()
+    val_from: str = ""
+    subset: bool = False
+    data_warnings: tuple[str, ...] = ()
     weights: str = ""
     test_count: int | None = None
 
@@ -171,10 +178,20 @@ def _counting(runs: Sequence[RunRecord]) -> list[RunRecord]:
     return sorted((run for run in newest if _stage(run) == stage), key=lambda run: run.trial.train.seed)
 
 
+def _tested(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """Take the newest run of each trial that was measured on test."""
+    measured = [run for run in runs if run.outcome == "completed" and "test/accuracy" in run.metrics]
+    newest = [
+        max(same, key=lambda run: (run.start_time, run.run_id))
+        for same in _grouped(measured, lambda run: run.trial.trial_id)
+    ]
+    return sorted(newest, key=lambda run: run.trial.train.seed)
+
+
 def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[str, str, str]) -> Row:
-    runs = _counting(group)
+    runs, tested = _counting([run for run in group if not run.final] or group), _tested(group)
     trial, outcome = runs[0].trial, runs[0].outcome
-    val, test = _values(runs, "val/accuracy"), _values(runs, "test/accuracy")
+    val, test = _values(runs, "val/accuracy"), _values(tested, "test/accuracy")
     return Row(
         place=None,
         label=trial.label,
@@ -185,7 +202,7 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         test=_mean(test),
         test_ci=half_width(test),
         seeds=tuple(run.trial.train.seed for run in runs),
-        test_seeds=tuple(run.trial.train.seed for run in runs if "test/accuracy" in run.metrics),
+        test_seeds=tuple(run.trial.train.seed for run in tested),
         trainable_params=_largest(runs, "trainable_params"),
         bundle_bytes=_largest(runs, "bundle_bytes"),
         train_time_s=_mean(_values(runs, "train_time_s")),
@@ -201,8 +218,13 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         run_ids=tuple(run.run_id for run in runs),
         note=_why_unranked(runs[0], bool(val), ranked),
         stand_in=any(tuner.method in STAND_INS for tuner in trial.tuners),
+        test_run_ids=tuple(run.run_id for run in tested),
+        test_from=tested[0].trial.train_splits if tested else (),
+        val_from=runs[0].val_from,
+        subset=runs[0].subset,
+        data_warnings=runs[0].data_warnings,
         weights=runs[0].weights,
-        test_count=_largest(runs, "test/count"),
+        test_count=_largest(tested, "test/count"),
     )
 
 

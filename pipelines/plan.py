@@ -1,14 +1,17 @@
 """What is known before a cluster is asked for anything: data, backbone, and trials that can all be built."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pipelines.datasets import prepared
 from pipelines.workspace import Workspace
 from search_spaces.space import Facts, SearchSpace
 from utuning.backbone import Backbone
 from utuning.configs import TrialConfig, digest
+from utuning.data.faults import Progress
+from utuning.data.protocols import find_protocol
 from utuning.data.shards import DatasetInfo
 from utuning.data.space import require_space
+from utuning.data.val import check_val, part_notes
 from utuning.member import Member
 
 # Bundles, checkpoints and Ray's own state of a small search.
@@ -23,23 +26,26 @@ class Prepared:
     dataset: DatasetInfo
     backbone: Backbone
     facts: Facts
+    notes: tuple[str, ...] = ()
+    """What makes its numbers incomparable with others of the same protocol."""
 
 
-def prepare_search(space: SearchSpace, workspace: Workspace) -> Prepared:
+def prepare_search(space: SearchSpace, workspace: Workspace, progress: Progress | None = None) -> Prepared:
     """Prepare the data, load the backbone, and check that every configuration of the space can be built.
 
     Raises:
         DataError, BackboneError, PlacementError, ConfigError: what cannot be used, before any work starts.
     """
     require_space(workspace.root, MIN_FREE_BYTES)
-    dataset = prepared(space.dataset, workspace, protocol=space.protocol)
+    dataset = prepared(space.dataset, workspace, progress, protocol=space.protocol)
+    notes = (*check_val(dataset, space.protocol), *part_notes(dataset))
     backbone = Backbone.from_config(space.backbone)
     facts = Facts(
         data_fingerprint=dataset.fingerprint,
         num_classes=len(dataset.class_names),
         backbone_fingerprint=backbone.fingerprint,
     )
-    ready = Prepared(space=space, dataset=dataset, backbone=backbone, facts=facts)
+    ready = Prepared(space=space, dataset=dataset, backbone=backbone, facts=facts, notes=notes)
     for trial in probing_trials(ready):
         Member.from_trial(ready.backbone, trial)
     return ready
@@ -60,6 +66,21 @@ def planned_trials(ready: Prepared) -> list[TrialConfig]:
 def expected_trials(ready: Prepared) -> list[TrialConfig]:
     """As many trials as a search has; random ones stand for those that an adaptive one will choose."""
     return ready.space.baseline_trials(ready.facts) + ready.space.random_trials(ready.facts)
+
+
+def expected_finals(ready: Prepared) -> list[TrialConfig]:
+    """What the finals train beyond the search: the first random trial stands for the chosen configuration."""
+    space, known = ready.space, {trial.trial_id for trial in expected_trials(ready)}
+    chosen = space.random_trials(ready.facts)[:1] + (
+        space.baseline_trials(ready.facts) if space.finals.baselines else []
+    )
+    splits = tuple(find_protocol(space.protocol).final_splits)
+    again = [
+        replace(trial, train_splits=splits, train=replace(trial.train, seed=seed))
+        for seed in space.final_seeds
+        for trial in chosen
+    ]
+    return [trial for trial in {trial.trial_id: trial for trial in again}.values() if trial.trial_id not in known]
 
 
 def space_digest(ready: Prepared) -> str:

@@ -141,7 +141,8 @@ def _entry(row: Row) -> Entry | None:
     if row.test is None:
         return None
     official = READERS[row.dataset].expected.counts["test"]
-    whole = row.test_count == official
+    tested = f"tested on {row.test_count or 0:,} images, the official test has {official:,}"
+    note = "trained on a part of the data set" if row.subset else tested if row.test_count != official else ""
     return Entry(
         method=row.label,
         accuracy=row.test,
@@ -151,8 +152,8 @@ def _entry(row: Row) -> Entry | None:
         ours=True,
         ci=row.test_ci,
         params_millions=None if row.trainable_params is None else row.trainable_params / 1e6,
-        note="" if whole else f"tested on {row.test_count or 0:,} images, the official test has {official:,}",
-        whole=whole,
+        note=note,
+        whole=not note,
     )
 
 

@@ -12,7 +12,7 @@ from pipelines.progress import PATH, ProgressStore
 from pipelines.roster import ERROR
 from pipelines.shared import BUNDLE
 from pipelines.spared import SHARE, Tally
-from pipelines.tracking import Outcome, Status, Tracker
+from pipelines.tracking import Kind, Outcome, Status, Tracker
 from utuning.configs import TrialConfig
 
 REPORTED = (
@@ -39,6 +39,7 @@ class Recorder(Callback):  # type: ignore[misc]
     board: Board
     store: ProgressStore
     service: Any
+    kind: Kind = "trial"
     run_ids: dict[str, str] = field(default_factory=dict)
     spared: Tally = field(default_factory=Tally)
 
@@ -52,7 +53,9 @@ class Recorder(Callback):  # type: ignore[misc]
         if trial.trial_id in self.run_ids:
             self.tracker.note(self.run_ids[trial.trial_id], "goes_on_as", config.name)
         else:
-            self.run_ids[trial.trial_id] = self.tracker.start_trial(self.parent_run_id, config, self.tags)
+            self.run_ids[trial.trial_id] = self.tracker.start_trial(
+                self.parent_run_id, config, self.tags, kind=self.kind
+            )
         self.board.start(trial.trial_id, config.name, config.train.epochs)
 
     def on_trial_result(

@@ -1,6 +1,6 @@
 """A leaderboard's row again: its bundles scored once more on its data, or its trials trained once more.
 
-A row is a configuration with its seeds. What is trained again goes to a store of its own, HOME/reproductions, so that
+A row is a configuration with its seeds, those that were trained after the search included. What is trained again goes to a store of its own, HOME/reproductions, so that
 no leaderboard and no champion changes.
 """
 
@@ -144,7 +144,8 @@ def _placed(tracker: Tracker, space: str, place: int) -> Found:
     for row in rows:
         if row.place == place:
             runs = {run.run_id: run for run in tracker.runs(space)}
-            return Found(space=space, runs=[runs[run_id] for run_id in row.run_ids])
+            both = dict.fromkeys((*row.run_ids, *row.test_run_ids))
+            return Found(space=space, runs=[runs[run_id] for run_id in both])
     raise TrackingError(f"{space!r} has places 1 to {len(rows)}, not {place}; see `utuning leaderboard {space}`")
 
 

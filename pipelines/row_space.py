@@ -29,7 +29,7 @@ def space_of(name: str, runs: Sequence[RunRecord], backbone: BackboneConfig, dat
         "train": {key: value for key, value in asdict(trial.train).items() if key != "seed"},
         "tuners": [_tuner(tuner) for tuner in trial.tuners],
         "budget": {"num_trials": 1},
-        "seeds": _seeds(runs),
+        "seeds": _seeds([run for run in runs if not run.final] or runs),
         "finals": {"seeds": _seeds([run for run in runs if "test/accuracy" in run.metrics])},
         "protocol": trial.protocol,
         "recipe": trial.recipe,

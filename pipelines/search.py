@@ -8,8 +8,10 @@ from typing import Any
 
 from pipelines import provenance
 from pipelines.board import Board
-from pipelines.champions import finalists, promote
+from pipelines.champions import finalists, promote, untrained
 from pipelines.crew import Crew, storage_of
+from pipelines.data_tags import data_tags
+from pipelines.datasets import searched_tables
 from pipelines.forecast import remembered
 from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
@@ -18,12 +20,6 @@ from pipelines.schedulers import make_scheduler
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
-from utuning.data.shards import read_split
-
-# A trial's process takes memory, not a CPU: all CPUs are for the cohorts' workers.
-TRIAL_MEMORY = 100_000_000
-# A process or a worker group that is lost is started again; a member that failed by itself is not.
-MAX_TRIAL_FAILURES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +59,15 @@ def run_search(
     shared = _share(ready, crew, workspace, search_id)
     try:
         spared_s = _tune(ready, crew, shared, tracker, parent, tags, search_id)
+        spared_s += _train_finals(ready, crew, shared, tracker, parent, tags, search_id)
         crew.close()
         done = _search_runs(tracker, ready.space, search_id)
         if still := finalists(ready, done):
             measure_test(tracker, still, ready, shared)
+        decision, champion_run_id = promote(ready, tracker, done)
     except BaseException:
         tracker.finish_search(parent, "KILLED", {}, {})
         raise
-    decision, champion_run_id = promote(ready.space, tracker, done)
     found = rows(tracker.runs(ready.space.name), champion_run_id=champion_run_id, search_id=search_id)
     seconds = time.monotonic() - crew.begun
     tracker.finish_search(
@@ -106,6 +103,7 @@ def _tags(ready: Prepared) -> dict[str, str]:
         "backbone_fingerprint": ready.facts.backbone_fingerprint,
         "backbone_weights": ready.space.backbone.weights,
         "space_digest": space_digest(ready),
+        **data_tags(ready.dataset, ready.notes),
         **{f"version.{name}": version for name, version in provenance.versions().items()},
         **{f"machine.{name}": value for name, value in provenance.machine().items()},
     }
@@ -123,7 +121,7 @@ def _share(ready: Prepared, crew: Crew, workspace: Workspace, search_id: str) ->
     state = {name: value.cpu().numpy() for name, value in ready.backbone.trunk.model.state_dict().items()}
     return Shared(
         group=crew.group,
-        tables={split: ray.put(read_split(ready.dataset, split)) for split in ("train", "val")},
+        tables={split: ray.put(table) for split, table in searched_tables(ready.dataset).items()},
         backbone_state=ray.put(state),
         backbone=ready.space.backbone,
         class_names=ready.dataset.class_names,
@@ -139,42 +137,53 @@ def _tune(
     ready: Prepared, crew: Crew, shared: Any, tracker: Tracker, parent: str, tags: dict[str, str], search_id: str
 ) -> float:
     """Run the trials; gives the seconds that their cohorts spared."""
-    from ray import tune
-
     from pipelines.progress import ProgressStore
     from pipelines.recorder import Recorder
+    from pipelines.running import run_trials
     from pipelines.searcher import SpaceSearcher
-    from pipelines.trial import Trial
 
     space = ready.space
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
     searcher = SpaceSearcher(space, ready.facts, done)
+    if len(done) >= space.num_trials:
+        return 0.0
     searched = space.budget.scheduler != "pbt"  # Tune's PBT refuses searchers
     with Board(title=f"search {search_id}", num_trials=space.num_trials) as board:
         recorder = Recorder(tracker, parent, tags, board, ProgressStore(shared.members), crew.service)
-        trainable = tune.with_parameters(Trial, service=crew.service, shared=shared)
-        tune.Tuner(
-            tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
-            param_space={} if searched else {"case": tune.grid_search([each["case"] for each in searcher.all()])},
-            tune_config=tune.TuneConfig(
-                num_samples=space.num_trials - len(done) if searched else 1,
-                search_alg=searcher if searched else None,
-                scheduler=make_scheduler(space),
-                metric=space.metric,
-                mode="max" if space.maximise else "min",
-                reuse_actors=True,
-                max_concurrent_trials=crew.group.layout.num_cohorts * shared.max_members,
-                trial_name_creator=lambda trial: trial.config["case"]["name"],
-                trial_dirname_creator=lambda trial: trial.config["case"]["id"],
-            ),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=shared.storage,
-                verbose=0,
-                callbacks=[recorder],
-                failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
-            ),
-        ).fit()
+        run_trials(
+            crew,
+            shared,
+            recorder,
+            "tune",
+            [] if searched else searcher.all(),
+            num_samples=space.num_trials - len(done) if searched else 1,
+            search_alg=searcher if searched else None,
+            scheduler=make_scheduler(space),
+            metric=space.metric,
+            mode="max" if space.maximise else "min",
+        )
+    return float(recorder.spared.seconds)
+
+
+def _train_finals(
+    ready: Prepared, crew: Crew, shared: Any, tracker: Tracker, parent: str, tags: dict[str, str], search_id: str
+) -> float:
+    """Train what the finals need and the search has not trained; gives the seconds that cohorts spared."""
+    from pipelines.progress import ProgressStore
+    from pipelines.recorder import Recorder
+    from pipelines.running import run_trials
+    from pipelines.searcher import tune_config
+
+    trials = untrained(ready, _search_runs(tracker, ready.space, search_id))
+    if not trials:
+        return 0.0
+    # Seeds have cohorts of their own: those of the next one wait without processes until there is room.
+    side_by_side = crew.group.layout.num_cohorts * len({trial.config_id for trial in trials})
+    with Board(title=f"finals {search_id}", num_trials=len(trials)) as board:
+        store = ProgressStore(shared.members)
+        recorder = Recorder(tracker, parent, tags, board, store, crew.service, kind="final")
+        cases = [tune_config(trial) for trial in trials]
+        run_trials(crew, shared, recorder, "finals", cases, max_concurrent_trials=side_by_side)
     return float(recorder.spared.seconds)
 
 
@@ -183,5 +192,5 @@ def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[R
 
 
 def _final_metrics(runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
-    over = [run for run in runs if run.outcome in ("completed", "stopped") and metric in run.metrics]
+    over = [run for run in runs if not run.final and run.outcome in ("completed", "stopped") and metric in run.metrics]
     return {run.trial.trial_id: run.metrics[metric] for run in over}

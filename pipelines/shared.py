@@ -8,6 +8,7 @@ import ray
 
 from pipelines.worker_group import WorkerGroup
 from utuning.configs import BackboneConfig
+from utuning.errors import DataError
 
 BUNDLE = "bundle"
 """The bundle's folder inside a saved epoch."""
@@ -30,6 +31,19 @@ class Shared:
     cache: str
     """The folder of cached states, on each machine."""
     cache_bytes: int
+
+    def table(self, split: str) -> Any:
+        """A split's table.
+
+        Raises:
+            DataError: a split that the search was not given; test never is.
+        """
+        if split not in self.tables:
+            raise DataError(
+                f"a search has no split {split!r}; it has {', '.join(self.tables) or 'none'}: test is read once, after "
+                "the search, for what was chosen"
+            )
+        return ray.get(self.tables[split])
 
     @property
     def members(self) -> str:

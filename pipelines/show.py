@@ -13,6 +13,7 @@ from pipelines.search import Finished
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
 from utuning.configs import TrialConfig
+from utuning.data.protocols import FINAL_SEEDS, find_protocol
 from utuning.member import Member
 from utuning.predict import Prediction
 
@@ -30,13 +31,14 @@ def show_plan(ready: Prepared, console: Console) -> None:
     images = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     console.print(f"[bold]plan[/bold] {space.name}: {space.hypothesis or 'no hypothesis given'}")
     console.print(f"  data       {ready.dataset.name}: {images}, {ready.facts.num_classes} classes", highlight=False)
-    for warning in (*ready.dataset.warnings, *_skipped(ready)):
+    for warning in (*ready.dataset.warnings, *ready.notes, *_skipped(ready)):
         console.print(f"  [yellow]note[/yellow]       {warning}", highlight=False)
     size = ready.backbone.preprocessing.img_size
     frozen = f"{ready.backbone.num_parameters:,} parameters, {len(ready.backbone.trunk.blocks)} blocks, {size} px"
     console.print(f"  backbone   {space.backbone.name}: {frozen}", highlight=False)
     console.print(f"  protocol   {space.protocol}; seeds {', '.join(map(str, space.seeds))}", highlight=False)
     console.print(f"  search     {_search(ready)}", highlight=False)
+    console.print(f"  finals     {_finals(ready)}", highlight=False)
     console.print(trainable_table(ready, planned_trials(ready)))
 
 
@@ -125,6 +127,18 @@ def _search(ready: Prepared) -> str:
     stop = SCHEDULERS[budget.scheduler]
     varied = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in space.domains)) or "nothing"
     return f"{space.num_trials} trials ({len(space.baselines)} baselines), {budget.searcher}, {stop}; varies {varied}"
+
+
+def _finals(ready: Prepared) -> str:
+    """What is measured on test, and what is trained for that."""
+    space, protocol = ready.space, find_protocol(ready.space.protocol)
+    who = "the best configuration" + (" and the baselines" if space.finals.baselines and space.baselines else "")
+    seeds = f"seeds {', '.join(map(str, space.final_seeds))}"
+    more = set(space.final_seeds) - set(space.seeds)
+    how = f", trained again on {' and '.join(protocol.final_splits)}" if protocol.trains_again else ""
+    new = f", of which {', '.join(map(str, sorted(more)))} are trained for it" if more and not how else ""
+    few = "" if len(space.final_seeds) >= len(FINAL_SEEDS) else f"; fewer than {len(FINAL_SEEDS)} seeds"
+    return f"{who} on test, once: {seeds}{how}{new}{few}"
 
 
 def _skipped(ready: Prepared) -> list[str]:

@@ -11,14 +11,17 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from pipelines.data_tags import read_data_tags
 from pipelines.store import beside_sqlite, connect, in_words, safe
 from utuning.configs import TrialConfig
 from utuning.errors import TrackingError, nearest
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Outcome = Literal["completed", "stopped", "failed"]
+Kind = Literal["trial", "final"]
+"""What a run is of: a trial of the search, or one that was trained after it to be measured on test."""
 
 # The store's longest tag is 8,000 characters; the end of an error says most.
 ERROR_CHARS = 4000
@@ -28,6 +31,8 @@ ERROR_CHARS = 4000
 class RunRecord:
     """One trial's run as the store holds it; `outcome` is its run status in small letters while it has none.
 
+    `final` marks what was trained after the search, to be measured on test. `val_from` says where val comes from,
+    `subset` whether the data are a part of a known set, `data_warnings` what was remarked on when they were prepared.
     `weights` is where its backbone's weights came from, as its space said; empty where that is not known.
     """
 
@@ -37,6 +42,10 @@ class RunRecord:
     trial: TrialConfig
     metrics: Mapping[str, float]
     start_time: int
+    final: bool = False
+    val_from: str = ""
+    subset: bool = False
+    data_warnings: tuple[str, ...] = ()
     weights: str = ""
 
 
@@ -103,17 +112,24 @@ class Tracker:
             "undo what was changed since, or start a new search without --resume"
         )
 
-    def start_trial(self, parent_run_id: str, trial: TrialConfig, tags: Mapping[str, str] | None = None) -> str:
+    def start_trial(
+        self,
+        parent_run_id: str,
+        trial: TrialConfig,
+        tags: Mapping[str, str] | None = None,
+        *,
+        kind: Kind = "trial",
+    ) -> str:
         """Give the child run of a trial: the one there is, set to running and without its outcome, or a new one."""
         with in_words(f"start the run of trial {trial.name!r}"):
             parent = self.client.get_run(parent_run_id)
             experiment = parent.info.experiment_id
             parentage = {"mlflow.parentRunId": parent_run_id}
-            found = self._find(experiment, "trial", trial_id=trial.trial_id, **parentage)
+            found = self._find(experiment, kind, trial_id=trial.trial_id, **parentage)
             if found is not None:
                 return self._run_again(found)
             search_id = parent.data.tags["search_id"]
-            named = {**_identity(trial), **(tags or {}), **parentage, "kind": "trial", "search_id": search_id}
+            named = {**_identity(trial), **(tags or {}), **parentage, "kind": kind, "search_id": search_id}
             run = self.client.create_run(experiment, run_name=trial.name, tags=named)
             self._steps[run.info.run_id] = set()
             self._log_params(run.info.run_id, flat(trial))
@@ -173,11 +189,22 @@ class Tracker:
                 )
             self._log(run_id, metrics, step=self._last_step(run_id))
 
-    def log_artifact(self, run_id: str, path: Path) -> None:
-        """Store one file, or the contents of a folder, with a run."""
+    def log_artifact(self, run_id: str, path: Path, to: str | None = None) -> None:
+        """Store one file, or the contents of a folder, with a run, in the folder `to` of its artifacts."""
         with in_words(f"store {str(path)!r}"):
             log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-            log(run_id, str(path))
+            log(run_id, str(path), to)
+
+    def has_artifact(self, run_id: str, folder: str) -> bool:
+        """Whether a run has files in a folder of its artifacts."""
+        with in_words(f"list the artifacts of run {run_id}"):
+            return bool(self.client.list_artifacts(run_id, folder))
+
+    def download_artifact(self, run_id: str, folder: str, to: Path) -> Path:
+        """Copy a folder of a run's artifacts to the folder `to`, which appears complete or not at all."""
+        with in_words(f"copy {folder} of run {run_id} to {str(to)!r}"):
+            self.fetch(f"{self.client.get_run(run_id).info.artifact_uri}/{folder}", to)
+        return to
 
     def finish_search(self, run_id: str, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """End the parent run of a search."""
@@ -188,7 +215,7 @@ class Tracker:
             self.client.set_terminated(run_id, status)
 
     def runs(self, space_name: str) -> list[RunRecord]:
-        """List the runs of all trials of a space, newest first.
+        """List the runs of all trials of a space, newest first, finals included.
 
         Raises:
             TrackingError: no search of this space is in the store; those there are get listed.
@@ -197,7 +224,8 @@ class Tracker:
             experiment = self.client.get_experiment_by_name(space_name)
             if experiment is None:
                 raise TrackingError(self._unknown(space_name))
-            return [_record(run) for run in self._search(experiment.experiment_id, "trial")]
+            found = [run for kind in get_args(Kind) for run in self._search(experiment.experiment_id, kind)]
+            return [_record(run) for run in sorted(found, key=lambda run: -run.info.start_time)]
 
     def download_bundle(self, run_id: str, to: Path) -> Path:
         """Copy a run's bundle to the folder `to`, which appears complete or not at all."""
@@ -316,5 +344,7 @@ def _record(run: Any) -> RunRecord:
         trial=TrialConfig.from_dict(json.loads(tags["trial_config"])),
         metrics=dict(run.data.metrics),
         start_time=run.info.start_time,
+        final=tags["kind"] == "final",
         weights=tags.get("backbone_weights", ""),
+        **read_data_tags(tags),
     )

@@ -25,6 +25,8 @@ from utuning.streams import run_shared, shared_rows
 
 Reduce = Callable[[Tensor], None]
 """Sums a flat tensor over all workers, in place."""
+See = Callable[[int, Tensor, Batch], None]
+"""Is shown a member's place, its logits (B, C) and their batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +135,10 @@ class Cohort:
         return [float(loss) for loss in total_K / max(1, num_steps)]
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch]) -> list[Score]:
+    def evaluate(self, batches: Iterable[Batch], see: See = lambda place, logits, batch: None) -> list[Score]:
         """Score every member, exactly, whatever the number of workers: padding is masked, sums are reduced.
 
-        A member that failed, on any worker, scores NaN.
+        A member that failed, on any worker, scores NaN. `see` is shown what this worker's members answer.
         """
         self._training(False)
         sums_K2 = torch.zeros(len(self.members), 2, device=self.device, dtype=torch.float64)
@@ -147,6 +149,7 @@ class Cohort:
             def work(places: Sequence[int], batch: Batch = batch) -> None:
                 for place, logits in zip(places, self._logits(places, batch), strict=True):
                     sums_K2[place] += _tally(logits, batch)
+                    see(place, logits, batch)
 
             self.isolation.run(work, lambda places: None)
             count += batch.weight.sum()

@@ -17,18 +17,9 @@ from utuning.tuners import ROWS, TUNERS, settings_of, table
 
 HEAVY = ("torch", "ray", "mlflow", "timm", "pyarrow", "optuna", "matplotlib", "pydantic")
 VERBS = {
-    "plan",
-    "search",
-    "train",
-    "leaderboard",
-    "pull",
-    "predict",
-    "verify",
-    "export",
-    "prepare",
+    "plan", "search", "train", "leaderboard", "compare", "pull", "reproduce", "predict", "verify", "export", "prepare",
     "doctor",
-    "reproduce",
-}
+}  # fmt: skip
 
 
 def imported_by(statement: str) -> set[str]:

@@ -33,8 +33,8 @@ No backbone weights are in here unless the method trained them.
 
 {placed}
 
-Protocol: {_cell(trial.protocol)}; seed {trial.train.seed}; data fingerprint `{_cell(trial.data_fingerprint)}`;
-trial `{trial.trial_id}`.
+Protocol: {_cell(trial.protocol)}, trained on {_cell(" and ".join(trial.train_splits))}; seed {trial.train.seed};
+data fingerprint `{_cell(trial.data_fingerprint)}`; trial `{trial.trial_id}`.
 
 | metric | value |
 |---|---|

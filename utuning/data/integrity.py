@@ -21,7 +21,7 @@ def check_listing(listing: Listing, expected: Expected, given: str, *, subset: b
         raise fault(
             f"{given!r} is not the complete data set: {'; '.join(problems)}",
             "the official data set, whole",
-            "fetch what is missing, or give --subset to prepare what is there as a subset of its own",
+            "fetch what is missing, or give --subset (in a space, subset: true) to prepare this part",
         )
     return problems
 
