@@ -13,6 +13,7 @@ from statistics import fmean
 from pipelines.leaderboard import Row
 from search_spaces.published import DATASETS, FGVC, FGVC_SETS, UNKNOWN, Published, load_published
 from utuning.data.fgvc.table import READERS
+from utuning.data.protocols import AS_GIVEN, VAL_FRACTION, VAL_SEED, drawn
 
 OURS = "this store"
 BEST = "the best on val in each set"
@@ -140,9 +141,7 @@ def _published(row: Published) -> Entry:
 def _entry(row: Row) -> Entry | None:
     if row.test is None:
         return None
-    official = READERS[row.dataset].expected.counts["test"]
-    tested = f"tested on {row.test_count or 0:,} images, the official test has {official:,}"
-    note = "trained on a part of the data set" if row.subset else tested if row.test_count != official else ""
+    note = _strays(row)
     return Entry(
         method=row.label,
         accuracy=row.test,
@@ -155,6 +154,18 @@ def _entry(row: Row) -> Entry | None:
         note=note,
         whole=not note,
     )
+
+
+def _strays(row: Row) -> str:
+    """Why a row is not what its protocol says of the official data set; empty where it is."""
+    official = READERS[row.dataset].expected.counts["test"]
+    if row.subset:
+        return "trained on a part of the data set"
+    if row.test_count != official:
+        return f"tested on {row.test_count or 0:,} images, the official test has {official:,}"
+    if row.val_from not in (AS_GIVEN, drawn(VAL_FRACTION, VAL_SEED)):
+        return f"its val is {row.val_from or 'not recorded'}, which is not the protocol's"
+    return ""
 
 
 def _mean(name: str, ours: Sequence[tuple[Row, Entry]]) -> Entry | None:

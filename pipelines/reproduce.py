@@ -1,7 +1,7 @@
 """A leaderboard's row again: its bundles scored once more on its data, or its trials trained once more.
 
-A row is a configuration with its seeds, those that were trained after the search included. What is trained again goes to a store of its own, HOME/reproductions, so that
-no leaderboard and no champion changes.
+A row is a configuration with its seeds, those that were trained after the search included. What is trained again goes
+to a store of its own, HOME/reproductions, so that no leaderboard and no champion changes.
 """
 
 import tempfile

@@ -42,7 +42,8 @@ def plan(
         from pipelines.ahead import look_ahead
 
         searched = load_space(space, overrides or (), tier)
-        return show.show_ahead(searched, look_ahead(searched, profile), terminal)
+        show.show_ahead(searched, look_ahead(searched, profile), terminal)
+        return
     ready = plan.prepare_search(load_space(space, overrides or (), tier), workspace)
     show.show_plan(ready, terminal)
     found = forecast.forecast(ready, profile, *forecast.stand_in(profile))

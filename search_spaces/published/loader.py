@@ -139,7 +139,7 @@ def _numbers(source: _Source, table: _Table, row: _Row) -> Iterator[Published]:
         yield Published(
             method=row.method,
             dataset=dataset,
-            accuracy=accuracy / 100,
+            accuracy=round(accuracy / 100, 6),
             source=source.source,
             table=table.table,
             checkpoint=table.checkpoint,
