@@ -1,4 +1,4 @@
-"""The smoke tier of every known data set, from its archives to its champion, on one Ray session; see `test_spaces.py`."""
+"""The smoke tier of every known data set, from archives to champion, in one Ray session; see `test_spaces.py`."""
 
 import sys
 from dataclasses import replace

@@ -29,7 +29,7 @@ def record(trial: TrialConfig, **metrics: float) -> RunRecord:
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(TRIALS))
-def test_a_row_as_a_space_draws_the_very_same_trial(tmp_path_factory: pytest.TempPathFactory, trial: TrialConfig) -> None:
+def test_a_row_as_a_space_draws_the_same_trial(tmp_path_factory: pytest.TempPathFactory, trial: TrialConfig) -> None:
     backbone = BackboneConfig(name=trial.backbone, img_size=32)
     file = write_space(space_of("beetles", [record(trial)], backbone, Path("data")), tmp_path_factory.getbasetemp())
     space = load_space(str(file))
