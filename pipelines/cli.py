@@ -6,7 +6,17 @@ from typing import NoReturn
 
 import typer
 
-from pipelines.commands import checking, comparing, deploying, models, preparing, results, searching, serving
+from pipelines.commands import (
+    checking,
+    comparing,
+    deploying,
+    models,
+    preparing,
+    reproducing,
+    results,
+    searching,
+    serving,
+)
 from pipelines.readers_help import readers_help
 from utuning.errors import UTuningError
 
@@ -26,6 +36,7 @@ for command in (
     results.pull,
     models.models,
     models.alias,
+    reproducing.reproduce,
     deploying.predict,
     deploying.verify,
     deploying.export,

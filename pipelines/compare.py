@@ -11,6 +11,8 @@ from rich.console import Console
 from pipelines import provenance
 from pipelines.leaderboard import Row, as_json, as_markdown, rows
 from pipelines.picture import draw
+from pipelines.published import Comparison
+from pipelines.published_page import plain, published_markdown, published_table
 from pipelines.references import Reference
 from pipelines.registry import Registry
 from pipelines.render import table
@@ -27,33 +29,35 @@ def read_rows(tracker: Tracker, space_name: str) -> list[Row]:
     return rows(runs, champion_run_id=champions[0] if champions else None)
 
 
-def document(rows: Sequence[Row]) -> dict[str, Any]:
-    """The leaderboard as plain values, with what made it."""
-    return as_json(
-        rows,
-        {
-            "commit": provenance.commit(),
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
+def document(rows: Sequence[Row], beside: Sequence[Comparison] = ()) -> dict[str, Any]:
+    """The leaderboard as plain values, with what made it, and the published numbers beside it."""
+    facts = {
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return as_json(rows, facts) | ({"published": plain(beside)} if beside else {})
 
 
-def write(rows: Sequence[Row], name: str, to: Path) -> list[Path]:
+def write(rows: Sequence[Row], name: str, to: Path, beside: Sequence[Comparison] = ()) -> list[Path]:
     """Write leaderboard.md, .json and .png into a folder; gives the files."""
     to.mkdir(parents=True, exist_ok=True)
-    markdown, plain, picture = (to / f"leaderboard.{ending}" for ending in ("md", "json", "png"))
-    markdown.write_text(f"# {name}\n\n{as_markdown(rows)}", encoding="utf-8")
-    plain.write_text(json.dumps(document(rows), indent=2) + "\n", encoding="utf-8")
+    markdown, values, picture = (to / f"leaderboard.{ending}" for ending in ("md", "json", "png"))
+    markdown.write_text(f"# {name}\n\n{as_markdown(rows)}{published_markdown(beside)}", encoding="utf-8")
+    values.write_text(json.dumps(document(rows, beside), indent=2) + "\n", encoding="utf-8")
     draw(rows, picture, name)
-    return [markdown, plain, picture]
+    return [markdown, values, picture]
 
 
-def show(rows: Sequence[Row], name: str, files: Sequence[Path], console: Console) -> None:
-    """Print the table and where the files lie."""
+def show(
+    rows: Sequence[Row], name: str, files: Sequence[Path], console: Console, beside: Sequence[Comparison] = ()
+) -> None:
+    """Print the table, published numbers beside it, and where the files lie."""
     console.print(f"[bold]{name}[/bold]")
     console.print(table(rows))
+    for comparison in beside:
+        console.print(published_table(comparison))
     console.print(f"files: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 

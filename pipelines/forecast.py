@@ -81,7 +81,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """Waves in a layout, and their epochs."""
 
     layout: Layout
@@ -110,13 +110,13 @@ def forecast(ready: Prepared, profile: Profile, cpus: float, gpus: float) -> For
     layout, apart = (layout_of(ready.space, profile, cpus, gpus, isolated=isolated) for isolated in (False, True))
     cache_bytes = profile.cache_gb * 10**9
     with as_worker(ready.backbone, layout.cpus_per_worker, on_gpu=layout.gpus_per_worker > 0):
-        trials, counted, notes = _count(ready)
+        trials, counted, notes = count_trials(ready)
         process = time_process()
         base, room = base_bytes(ready, layout, process), room_bytes(layout)
         needs = {trial.trial_id: need_bytes(counted.cost(trial), trial, layout) for trial in trials}
         members = choose_members(trials, needs, room - base, profile.max_members)
-        together = _plan(counted, layout, make_waves(trials, members), cache_bytes)
-        alone = _plan(counted, apart, make_waves(trials, 1, isolated=True), cache_bytes)
+        together = plan_waves(counted, layout, make_waves(trials, members), cache_bytes)
+        alone = plan_waves(counted, apart, make_waves(trials, 1, isolated=True), cache_bytes)
         spent = [counted.flops(plan.all_epochs) for plan in (together, alone)]
         clock = _clock(ready, counted, (together, alone), spent)
     return Forecast(
@@ -149,7 +149,7 @@ def stand_in(profile: Profile) -> tuple[float, float]:
     return max(cpus, asked[0]), max(gpus, asked[1])
 
 
-def _count(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]]:
+def count_trials(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]]:
     """The trials that can train, what they cost, and why the others cannot."""
     costs: dict[str, Cost] = {}
     failed: dict[str, str] = {}
@@ -172,11 +172,11 @@ def _count(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]]:
     return trials, counted, list(failed.values())
 
 
-def _plan(counted: Counted, layout: Layout, waves: Sequence[Wave], cache_bytes: float) -> _Plan:
-    return _Plan(layout, waves, make_epochs(waves, lambda wave: counted.cacheable(wave, cache_bytes)))
+def plan_waves(counted: Counted, layout: Layout, waves: Sequence[Wave], cache_bytes: float) -> Plan:
+    return Plan(layout, waves, make_epochs(waves, lambda wave: counted.cacheable(wave, cache_bytes)))
 
 
-def _clock(ready: Prepared, counted: Counted, plans: Sequence[_Plan], spent: Sequence[Mapping[str, float]]) -> Clock:
+def _clock(ready: Prepared, counted: Counted, plans: Sequence[Plan], spent: Sequence[Mapping[str, float]]) -> Clock:
     """Measure the steps of these plans, those on which the most FLOPs are spent first, and their input."""
     epochs = [epoch for plan in plans for epoch in plan.all_epochs]
     crews = {crew.key: crew for epoch in epochs for crew in (epoch.train, epoch.val)}
@@ -191,7 +191,7 @@ def _clock(ready: Prepared, counted: Counted, plans: Sequence[_Plan], spent: Seq
     return Clock(counted=counted, timings=timings, input=time_input(ready, layout.cpus_per_worker))
 
 
-def _search_s(clock: Clock, plan: _Plan, process: Process) -> float:
+def _search_s(clock: Clock, plan: Plan, process: Process) -> float:
     jobs = [
         (wave.group, clock.wave_s(epochs, plan.layout, plan.num_cohorts))
         for wave, epochs in zip(plan.waves, plan.epochs, strict=True)
@@ -203,7 +203,7 @@ def _search_s(clock: Clock, plan: _Plan, process: Process) -> float:
     return process.import_s * search + makespan(jobs, group * process.import_s, plan.layout.num_cohorts)
 
 
-def _images_per_s(clock: Clock, plan: _Plan) -> float:
+def _images_per_s(clock: Clock, plan: Plan) -> float:
     images = sum(clock.counted.num_images["train"] * len(epoch.train.trials) for epoch in plan.all_epochs)
     seconds = sum(clock.train_s(epoch, plan.layout) for epoch in plan.all_epochs)
     return images / seconds * parallel_efficiency(plan.layout.num_workers * plan.num_cohorts)

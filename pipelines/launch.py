@@ -21,6 +21,7 @@ def launch(
     overrides: Sequence[str],
     console: Console,
     *,
+    tier: str | None = None,
     fixed: bool = False,
     profile: Profile,
     workspace: Workspace,
@@ -32,7 +33,7 @@ def launch(
 
     Raises whatever is wrong with the space, the data, the backbone, the cluster or the tracking store.
     """
-    space = (load_fixed_space if fixed else load_space)(name, overrides)
+    space = (load_fixed_space if fixed else load_space)(name, overrides, tier)
     _check_val(space)
     with starting_crew(profile, workspace, isolated=isolated) as crew_for:
         # These imports take seconds, and Ray starts meanwhile.

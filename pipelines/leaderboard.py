@@ -29,7 +29,8 @@ class Row:
     `stand_in` marks a method that is not the published one that it stands for. `peak_memory_bytes` is the largest of
     the seeds. `outcome` is that of the runs that count: the most finished ones. `run_ids` are the search's runs,
     `test_run_ids` those that `test` is of; `test_from` are the splits that they were trained on, `val_from` says where
-    val comes from, and `subset` and `data_warnings` what to know of the data.
+    val comes from, and `subset` and `data_warnings` what to know of the data. `weights` is where the backbone's came
+    from, `test_count` how many images test has.
     """
 
     place: int | None
@@ -53,6 +54,7 @@ class Row:
     dataset: str
     data_fingerprint: str
     backbone: str
+    backbone_fingerprint: str
     run_ids: tuple[str, ...]
     note: str = ""
     stand_in: bool = False
@@ -61,13 +63,15 @@ class Row:
     val_from: str = ""
     subset: bool = False
     data_warnings: tuple[str, ...] = ()
+    weights: str = ""
+    test_count: int | None = None
 
 
 def rows(runs: Iterable[RunRecord], champion_run_id: str | None = None, search_id: str | None = None) -> list[Row]:
     """Rank the configurations of a space, or of one of its searches.
 
     Of several runs of one trial the newest finished one counts. Places are given among the runs on the newest
-    (data fingerprint, protocol) alone; all others follow without a place.
+    (data fingerprint, protocol, backbone fingerprint) alone; all others follow without a place.
     """
     kept = [run for run in runs if search_id is None or run.search_id == search_id]
     if not kept:
@@ -151,13 +155,13 @@ def _grouped(runs: Iterable[RunRecord], key: Callable[[RunRecord], str]) -> list
     return list(groups.values())
 
 
-def _ranked_group(runs: Sequence[RunRecord]) -> tuple[str, str]:
+def _ranked_group(runs: Sequence[RunRecord]) -> tuple[str, str, str]:
     measured = [run for run in runs if run.outcome in FINISHED and "val/accuracy" in run.metrics]
     return _conditions(max(measured or runs, key=lambda run: (run.start_time, run.run_id)))
 
 
-def _conditions(run: RunRecord) -> tuple[str, str]:
-    return run.trial.data_fingerprint, run.trial.protocol
+def _conditions(run: RunRecord) -> tuple[str, str, str]:
+    return run.trial.data_fingerprint, run.trial.protocol, run.trial.backbone_fingerprint
 
 
 def _stage(run: RunRecord) -> int:
@@ -184,7 +188,7 @@ def _tested(runs: Iterable[RunRecord]) -> list[RunRecord]:
     return sorted(newest, key=lambda run: run.trial.train.seed)
 
 
-def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[str, str]) -> Row:
+def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[str, str, str]) -> Row:
     runs, tested = _counting([run for run in group if not run.final] or group), _tested(group)
     trial, outcome = runs[0].trial, runs[0].outcome
     val, test = _values(runs, "val/accuracy"), _values(tested, "test/accuracy")
@@ -210,6 +214,7 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         dataset=trial.dataset,
         data_fingerprint=trial.data_fingerprint,
         backbone=trial.backbone,
+        backbone_fingerprint=trial.backbone_fingerprint,
         run_ids=tuple(run.run_id for run in runs),
         note=_why_unranked(runs[0], bool(val), ranked),
         stand_in=any(tuner.method in STAND_INS for tuner in trial.tuners),
@@ -218,16 +223,20 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         val_from=runs[0].val_from,
         subset=runs[0].subset,
         data_warnings=runs[0].data_warnings,
+        weights=runs[0].weights,
+        test_count=_largest(tested, "test/count"),
     )
 
 
-def _why_unranked(run: RunRecord, measured: bool, ranked: tuple[str, str]) -> str:
+def _why_unranked(run: RunRecord, measured: bool, ranked: tuple[str, str, str]) -> str:
     if run.outcome not in FINISHED:
         return run.outcome
     if run.trial.data_fingerprint != ranked[0]:
         return "other data"
     if run.trial.protocol != ranked[1]:
         return "other protocol"
+    if run.trial.backbone_fingerprint != ranked[2]:
+        return "other backbone"
     return "" if measured else "no val"
 
 

@@ -101,6 +101,7 @@ def _tags(ready: Prepared) -> dict[str, str]:
         "dataset": ready.dataset.name,
         "data_fingerprint": ready.facts.data_fingerprint,
         "backbone_fingerprint": ready.facts.backbone_fingerprint,
+        "backbone_weights": ready.space.backbone.weights,
         "space_digest": space_digest(ready),
         **data_tags(ready.dataset, ready.notes),
         **{f"version.{name}": version for name, version in provenance.versions().items()},

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.ahead import Ahead
 from pipelines.forecast import Forecast, remembered
 from pipelines.plan import Prepared, planned_trials, space_digest
 from pipelines.render import table as leaderboard_table
 from pipelines.search import Finished
 from pipelines.workspace import Workspace
+from search_spaces.space import SearchSpace
 from utuning.configs import TrialConfig
 from utuning.data.protocols import FINAL_SEEDS, find_protocol
 from utuning.member import Member
@@ -45,6 +47,24 @@ def show_forecast(forecast: Forecast, console: Console) -> None:
     for name, text in _forecast_lines(forecast).items():
         console.print(f"  {name:<10} {text}", highlight=False, soft_wrap=True)
     for note in forecast.notes:
+        console.print(f"  [yellow]note[/yellow]       {note}", highlight=False, soft_wrap=True)
+
+
+def show_ahead(space: SearchSpace, ahead: Ahead, console: Console) -> None:
+    """Print what was counted of a search whose data are not there."""
+    images = ", ".join(f"{count:,} {split}" for split, count in ahead.counts.items())
+    ratio = ahead.flops_isolated / ahead.flops
+    lines = {
+        "data": f"{space.dataset.source} as published: {images}, {ahead.num_classes} classes",
+        "trials": f"{ahead.num_trials}, all to their end; {SCHEDULERS[space.budget.scheduler]}",
+        "FLOPs": f"{ahead.flops:.1e} together, {ahead.flops_isolated:.1e} alone: {ratio:.1f}x less",
+        "memory": f"{_gb(ahead.peak_bytes)} GB for the largest trial alone, fp32; cached states "
+        f"{_gb(ahead.cached_bytes)} GB",
+    }
+    console.print(f"[bold]ahead[/bold] {space.name}: {space.hypothesis or 'no hypothesis given'}", highlight=False)
+    for name, text in lines.items():
+        console.print(f"  {name:<10} {text}", highlight=False, soft_wrap=True)
+    for note in ahead.notes:
         console.print(f"  [yellow]note[/yellow]       {note}", highlight=False, soft_wrap=True)
 
 

@@ -33,6 +33,7 @@ class RunRecord:
 
     `final` marks what was trained after the search, to be measured on test. `val_from` says where val comes from,
     `subset` whether the data are a part of a known set, `data_warnings` what was remarked on when they were prepared.
+    `weights` is where its backbone's weights came from, as its space said; empty where that is not known.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class RunRecord:
     val_from: str = ""
     subset: bool = False
     data_warnings: tuple[str, ...] = ()
+    weights: str = ""
 
 
 class Tracker:
@@ -370,5 +372,6 @@ def _record(run: Any) -> RunRecord:
         metrics=dict(run.data.metrics),
         start_time=run.info.start_time,
         final=tags["kind"] == "final",
+        weights=tags.get("backbone_weights", ""),
         **read_data_tags(tags),
     )

@@ -1,17 +1,15 @@
 """Reads a space from YAML, with `key=value` overrides, and checks all of it before any work starts."""
 
-import copy
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from search_spaces.checking import Problems
 from search_spaces.domains import is_domain, variants
+from search_spaces.reading import parse_yaml, read_yaml
 from search_spaces.space import TUNER_KEYS, Baseline, Budget, DatasetSpec, Finals, Known, SearchSpace
+from search_spaces.tiers import changes_of, take_tiers
 from utuning.configs import BackboneConfig, Depths, TrainConfig
 from utuning.data.protocols import find_protocol
 from utuning.errors import ConfigError, SpaceError, nearest
@@ -24,35 +22,29 @@ SECTIONS = (*(f.name for f in fields(SearchSpace) if f.name != "template"), "tra
 REQUIRED = ("name", "dataset", "backbone", "train", "budget")
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.2's numbers: 1e-3 is one, as everybody expects."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def load_space(name: str, overrides: Sequence[str] = ()) -> SearchSpace:
-    """Load a space by name or path and apply overrides such as `train.epochs=2` or `tuners.0.ops=[attn]`.
+def load_space(name: str, overrides: Sequence[str] = (), tier: str | None = None) -> SearchSpace:
+    """Load a space by name or path; apply a tier, then overrides such as `train.epochs=2` or `tuners.0.ops=[attn]`.
 
     Raises:
-        SpaceError: no such space, broken YAML, or values that cannot be used; all problems at once.
+        SpaceError: no such space or tier, broken YAML, or values that cannot be used; all problems at once.
     """
     path = find_space(name)
-    raw = _read(path)
+    raw = read_yaml(path)
+    tiers = take_tiers(raw, path.name)
+    for key, value in (changes_of(tiers, tier, path.name) if tier else {}).items():
+        _set(raw, key, value, f"{key} of tier {tier}")
     for override in overrides:
         _apply(raw, override)
     return check_space(raw, str(path.name))
 
 
-def load_fixed_space(name: str, overrides: Sequence[str] = ()) -> SearchSpace:
+def load_fixed_space(name: str, overrides: Sequence[str] = (), tier: str | None = None) -> SearchSpace:
     """The same for a space of which one configuration is trained, without baselines.
 
     Raises:
         SpaceError: as `load_space`, or values that are still searched.
     """
-    fixed = load_space(name, [*overrides, "budget.num_trials=1", "baselines=[]", "budget.searcher=random"])
+    fixed = load_space(name, [*overrides, "budget.num_trials=1", "baselines=[]", "budget.searcher=random"], tier)
     if fixed.domains:
         raise SpaceError(
             f"still searched: {', '.join(fixed.domains)}; fix each by an override such as {next(iter(fixed.domains))}=…"
@@ -209,32 +201,29 @@ def _check_finals(problems: Problems, space: SearchSpace) -> None:
         problems.add(f"dataset.subset: source {space.dataset.source!r} has no known size; it is for {known}")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpaceError(f"{path} cannot be read as YAML: {error}") from error
-    return copy.deepcopy(raw)
-
-
 def _apply(raw: Any, override: str) -> None:
     """Set one dotted key of the raw YAML; whether the key makes sense is checked with all the rest."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"override {override!r} is not of the form key=value, such as train.epochs=2")
+    _set(raw, path, parse_yaml(text), f"override {override!r}")
+
+
+def _set(raw: Any, path: str, value: Any, what: str) -> None:
+    """Set a dotted key; `what` is how messages call the change."""
     if path in ("tuners", "families"):
         raw.pop({"tuners": "families", "families": "tuners"}[path], None)  # each says what to try
     node, keys = raw, path.split(".")
     for key in keys[:-1]:
-        node = _step(node, key, override)
-    _step(node, keys[-1], override)
-    node[int(keys[-1]) if isinstance(node, list) else keys[-1]] = yaml.load(text, Loader=_Yaml)
+        node = _step(node, key, what)
+    _step(node, keys[-1], what)
+    node[int(keys[-1]) if isinstance(node, list) else keys[-1]] = value
 
 
-def _step(node: Any, key: str, override: str) -> Any:
+def _step(node: Any, key: str, what: str) -> Any:
     if isinstance(node, list) and key.isdecimal() and int(key) < len(node):
         return node[int(key)]
     if isinstance(node, dict) and not is_domain(node):
         return node.setdefault(key, {})
     inside = f"list items 0 to {len(node) - 1}" if isinstance(node, list) else "nothing inside it"
-    raise SpaceError(f"override {override!r}: no {key!r} there; it has {inside}")
+    raise SpaceError(f"{what}: no {key!r} there; it has {inside}")

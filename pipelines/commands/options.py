@@ -9,6 +9,10 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value changes, such as train.epochs=2 or tuners.0.ops='[attn]'")
 ]
 Space = Annotated[str, typer.Argument(help="a search space: demo, or the path of a YAML file")]
+Tier = Annotated[str | None, typer.Option(help="one of the space's tiers: named sets of overrides, such as small")]
+Ahead = Annotated[
+    bool, typer.Option("--ahead", help="count FLOPs and bytes for a known data set, without its data or weights")
+]
 Home = Annotated[Path, typer.Option("--home", envvar="UTUNING_HOME", help="folder of data, runs and artifacts")]
 Tracking = Annotated[
     str | None,

@@ -17,19 +17,21 @@ def leaderboard(
     home: Home = HOME,
     tracking_uri: Tracking = None,
 ) -> None:
-    """Compare all trials of a space: table, Markdown, JSON and a picture."""
+    """Compare all trials of a space: table, Markdown, JSON and a picture; published numbers stand beside them."""
     from pipelines import compare
+    from pipelines.published import Beside
     from pipelines.tracking import Tracker
 
     workspace = Workspace(home)
     tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    beside = Beside(tracker.spaces, lambda name: compare.read_rows(tracker, name))
     for name in [space] if space else tracker.spaces():
-        rows = compare.read_rows(tracker, name)
+        rows, published = beside.rows(name), beside.comparisons(name)
         if as_json:
-            typer.echo(json.dumps(compare.document(rows), indent=2))
+            typer.echo(json.dumps(compare.document(rows, published), indent=2))
             continue
-        files = compare.write(rows, name, to or workspace.root / "leaderboards" / name)
-        compare.show(rows, name, files, console())
+        files = compare.write(rows, name, to or workspace.root / "leaderboards" / name, published)
+        compare.show(rows, name, files, console(), published)
 
 
 def pull(

@@ -5,12 +5,14 @@ from typing import Any
 
 from pipelines.commands.options import (
     HOME,
+    Ahead,
     Cluster,
     Home,
     Isolated,
     Overrides,
     Resume,
     Space,
+    Tier,
     Tracking,
     Workers,
     console,
@@ -21,17 +23,28 @@ from pipelines.workspace import Workspace
 def plan(
     space: Space,
     overrides: Overrides = None,
+    tier: Tier = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
+    ahead: Ahead = False,
     home: Home = HOME,
 ) -> None:
-    """Show what a search would do and what it would cost, without doing it."""
+    """Show what a search would do and what it would cost, without doing it.
+
+    Example: utuning plan cub200 --tier small --ahead
+    """
     from cluster.profile import load_profile
     from pipelines import forecast, plan, show
     from search_spaces.loader import load_space
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
-    ready = plan.prepare_search(load_space(space, overrides or ()), workspace)
+    if ahead:
+        from pipelines.ahead import look_ahead
+
+        searched = load_space(space, overrides or (), tier)
+        show.show_ahead(searched, look_ahead(searched, profile), terminal)
+        return
+    ready = plan.prepare_search(load_space(space, overrides or (), tier), workspace)
     show.show_plan(ready, terminal)
     found = forecast.forecast(ready, profile, *forecast.stand_in(profile))
     show.show_forecast(found, terminal)
@@ -41,6 +54,7 @@ def plan(
 def search(
     space: Space,
     overrides: Overrides = None,
+    tier: Tier = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
     resume: Resume = False,
@@ -52,13 +66,14 @@ def search(
 
     Example: utuning search demo budget.num_trials=4 --cluster local
     """
-    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    options = {"tier": tier, "tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
     _run(space, overrides, cluster, num_workers, home, **options)
 
 
 def train(
     space: Space,
     overrides: Overrides = None,
+    tier: Tier = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
     resume: Resume = False,
@@ -70,7 +85,7 @@ def train(
 
     Example: utuning train demo 'tuners=[{method: p_adapter, ops: [attn, mlp], bottleneck_dim: 8}]' train.lr=5e-3
     """
-    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    options = {"tier": tier, "tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
     _run(space, overrides, cluster, num_workers, home, fixed=True, **options)
 
 

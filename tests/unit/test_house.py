@@ -18,7 +18,7 @@ from utuning.tuners import ROWS, TUNERS, settings_of, table
 HEAVY = ("torch", "ray", "mlflow", "timm", "pyarrow", "optuna", "matplotlib", "pydantic")
 VERBS = {
     "plan", "search", "train", "leaderboard", "compare", "pull", "models", "alias", "predict", "verify", "export",
-    "import", "serve", "prepare", "doctor",
+    "import", "reproduce", "serve", "prepare", "doctor",
 }  # fmt: skip
 
 

@@ -77,7 +77,12 @@ def test_what_did_not_finish_has_no_place(outcome: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "note"), [({"protocol": "p0"}, "other protocol"), ({"data_fingerprint": "d0"}, "other data")]
+    ("changes", "note"),
+    [
+        ({"protocol": "p0"}, "other protocol"),
+        ({"data_fingerprint": "d0"}, "other data"),
+        ({"backbone_fingerprint": "b0"}, "other backbone"),
+    ],
 )
 def test_other_conditions_are_listed_after_and_marked(changes: dict[str, str], note: str) -> None:
     made = rows([run("old", 0.99, start=1, **changes), run("new", 0.5, start=2)])

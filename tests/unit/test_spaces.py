@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from search_spaces import loader
 from search_spaces.domains import Interval, draw, find_domains, parse_domain, variants
 from search_spaces.loader import check_space, load_space
+from search_spaces.published import DATASETS
 from search_spaces.space import Facts, Known, SearchSpace
 from utuning.configs import TrialConfig
 from utuning.errors import ConfigError, SpaceError
 
 FACTS = Facts(data_fingerprint="d", num_classes=5, backbone_fingerprint="b")
 SPACES = sorted(loader.HERE.glob("*.yaml"))
+TIERS = ("paper", "small", "smoke")
 
 
 def raw(**changes: Any) -> dict[str, Any]:
@@ -36,7 +38,8 @@ def raw(**changes: Any) -> dict[str, Any]:
 
 
 def test_there_are_spaces() -> None:
-    assert len(SPACES) >= 2
+    assert len(SPACES) >= 8
+    assert {path.stem for path in SPACES} >= set(DATASETS)
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
@@ -45,6 +48,45 @@ def test_every_space_validates_and_plans_its_trials(path: Path) -> None:
     assert space.name == path.stem
     trials = space.baseline_trials(FACTS) + space.random_trials(FACTS)
     assert len({trial.trial_id for trial in trials}) == len(trials) >= space.budget.num_trials
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_tier_of_a_known_set_validates_and_is_smaller(name: str) -> None:
+    paper, small, smoke = (load_space(name, tier=tier) for tier in TIERS)
+    assert paper == load_space(name)
+    assert paper.budget.num_trials > small.budget.num_trials > smoke.budget.num_trials == 2
+    assert (small.name, small.model_name) == (paper.name, paper.model_name), "their rows are comparable"
+    assert smoke.model_name != paper.model_name, "a smoke test must not take the champion's place"
+    assert smoke.backbone.weights == "none"
+    epochs = [max(trial.train.epochs for trial in tier.probing_trials(FACTS)) for tier in (paper, small, smoke)]
+    assert epochs == sorted(epochs, reverse=True) and len(set(epochs)) == 3
+
+
+def test_a_tier_comes_before_the_users_own_overrides() -> None:
+    assert load_space("cub200", ["budget.num_trials=3"], tier="small").budget.num_trials == 3
+
+
+@pytest.mark.parametrize(("name", "says"), [("cub200", "did you mean 'small'"), ("demo", "it has none")])
+def test_an_unknown_tier_is_named(name: str, says: str) -> None:
+    with pytest.raises(SpaceError, match=says):
+        load_space(name, tier="smal")
+
+
+@pytest.mark.parametrize(
+    ("tiers", "says"),
+    [
+        ([1], "name sets of overrides"),
+        ({"small": 3}, "name sets of overrides"),
+        ({"small": {"train.lr.loguniform": 3}}, "train.lr.loguniform of tier small: no 'loguniform' there"),
+        ({"small": {"train.epoch": 3}}, "did you mean 'epochs'"),
+    ],
+)
+def test_tiers_that_cannot_be_used_are_named(tmp_path: Path, tiers: Any, says: str) -> None:
+    path = tmp_path / "tiered.yaml"
+    path.write_text(yaml.safe_dump(raw(tiers=tiers)))
+    with pytest.raises(SpaceError) as error:
+        load_space(str(path), tier="small")
+    assert says in str(error.value)
 
 
 def test_sampling_is_deterministic_and_never_doubles() -> None:

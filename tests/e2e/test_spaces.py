@@ -1,0 +1,102 @@
+"""The spaces of the known data sets: each smoke tier from the official archives' layout to a pulled champion."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from pipelines.compare import pull_bundle, read_rows
+from pipelines.tracking import Tracker
+from pipelines.workspace import Workspace
+from tests.archives import ARCHIVES
+from tests.e2e.tools import environment, utuning
+from utuning.data.shards import open_dataset
+
+NAMES = sorted(ARCHIVES)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("spaces")
+    command = [sys.executable, "-m", "tests.e2e.smoke_spaces", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(root / "runs"), timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return root
+
+
+@pytest.fixture
+def tracker(root: Path) -> Tracker:
+    workspace = Workspace(root / "runs")
+    return Tracker.open(workspace.tracking_uri, workspace.artifacts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_smoke_tier_ends_in_a_champion(name: str, root: Path, tracker: Tracker, tmp_path: Path) -> None:
+    rows = read_rows(tracker, f"{name}-smoke")
+    assert [row.place for row in rows] == [1, 2, 3]
+    assert {row.outcome for row in rows} == {"completed"}
+    assert {row.weights for row in rows} == {"none"}
+    (champion,) = (row for row in rows if row.champion)
+    assert champion.place == 1 and champion.test is not None
+    bundle = pull_bundle(tracker, f"{name}-smoke", "champion", tmp_path / "champion")
+    info = open_dataset(root / "prepared" / name)
+    assert bundle.manifest.class_names == info.class_names
+    assert (bundle.manifest.data_fingerprint, bundle.manifest.protocol) == (info.fingerprint, "vpt")
+
+
+def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """The command line in this process: what it prints."""
+    monkeypatch.setattr(sys, "argv", ["utuning", *arguments, "--home", str(home)])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert bool(exit.value.code) == ("error:" in said.err)
+    return " ".join((said.out or said.err).split())
+
+
+def test_a_place_is_scored_again_from_its_bundle(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(root / "prepared" / "flowers102")
+    said = run(root / "runs", capsys, monkeypatch, "reproduce", "flowers102-smoke:1", "--data", data)
+    assert said.count(": equal, on") == 2, "val and test"
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("cub200-smoke:9", "places 1 to 3, not 9"),
+        ("0123456789ab", "no finished trial has the id"),
+        ("cub200-smoke:1", "by --data FOLDER"),
+    ],
+)
+def test_rows_that_cannot_be_reproduced_are_named(
+    root: Path, row: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert says in run(root / "runs", capsys, monkeypatch, "reproduce", row)
+
+
+def test_published_numbers_stand_on_no_smoke_page(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = run(root / "runs", capsys, monkeypatch, "leaderboard", "cub200-smoke", "--json")
+    assert "published" not in json.loads(page)
+
+
+def test_a_trial_is_trained_again_and_is_equal(root: Path, tracker: Tracker) -> None:
+    champion = read_rows(tracker, "cub200-smoke")[0]
+    runs = tracker.runs("cub200-smoke")
+    (trial_id,) = (run.trial.trial_id for run in runs if run.run_id == champion.run_ids[0])
+    data = str(root / "prepared" / "cub200")
+    done = utuning(root / "runs", "reproduce", trial_id, "--retrain", "--data", data)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("accuracy stated") == 2 and ": equal, on 9 images" in done.stdout
+    # One worker before, as many as the machine has now: sums are rounded in another order.
+    gaps = [float(gap) for gap in re.findall(r"differs by ([-+.e\d]+)", done.stdout)]
+    assert done.stdout.count("loss stated") == 2 and all(gap < 1e-5 for gap in gaps)
+    assert len(tracker.runs("cub200-smoke")) == len(runs), "the space's own store is as it was"
