@@ -147,7 +147,7 @@ class Loader:
 
     def _pixels(self, rows: np.ndarray, view: int, pool: ThreadPoolExecutor) -> Tensor:
         size = self._preprocessing.img_size
-        images = torch.zeros((len(rows), 3, size, size), dtype=torch.uint8)
+        images = torch.zeros((len(rows), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         for at, image in enumerate(pool.map(lambda row: self._sample(row, view), rows[rows >= 0].tolist())):
             images[at] = image
         return images
