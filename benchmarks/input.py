@@ -42,11 +42,12 @@ SCALES = ((60, 0.6), (16, 0.25), (4, 0.1), (2, 0.05))
 SIDES = ("ours", "ours, cached", "ImageFolder, 0 workers", "ImageFolder, 1 worker", "ImageFolder, v2 on tensors")
 PAGE = """# Decoding and augmenting on one core
 
-`python benchmarks/input.py`: images a second from JPEG to normalised batches of {batch}, bicubic, all on one core; medians of {rounds}
-rounds of {images} images, taken in turns. `rrc` is a random resized crop and a flip, `vpt` a random square of the resized image and a
-flip, `eval` its centre. *Ours* decodes every image in every epoch; *cached* is what later epochs cost where the decoded images fit into
-memory. The ratio is ours, not cached, to the faster of ImageFolder with torchvision's usual transforms (Pillow) and 0 or 1 workers;
-*v2 on tensors* is the same with torchvision's decoder and transforms of tensors. Machine, commit and versions stand in [speed.json](speed.json).
+`python benchmarks/input.py`: images a second from JPEG to normalised batches of {batch}, bicubic, all on one core;
+medians of {rounds} rounds of {images} images, taken in turns. `rrc` is a random resized crop and a flip, `vpt` a random
+square of the resized image and a flip, `eval` its centre. *Ours* decodes every image in every epoch; *cached* is what
+later epochs cost where the decoded images fit into memory. The ratio is ours, not cached, to the faster of ImageFolder
+with torchvision's usual transforms (Pillow) and 0 or 1 workers; *v2 on tensors* is the same with torchvision's decoder
+and transforms of tensors. Machine, commit and versions stand in [speed.json](speed.json).
 
 | photos | case | px | {sides} | ratio (bar: ≥1.5) |
 |---|---|---:|{rule}---:|"""

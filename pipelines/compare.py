@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from pipelines import provenance
-from pipelines.leaderboard import Row, as_json, as_markdown, rows
+from pipelines.leaderboard import Row, as_json, as_markdown, input_note, rows
 from pipelines.picture import draw
 from pipelines.registry import Registry
 from pipelines.render import table
@@ -45,7 +45,9 @@ def write(rows: Sequence[Row], name: str, to: Path) -> list[Path]:
     """Write leaderboard.md, .json and .png into a folder; gives the files."""
     to.mkdir(parents=True, exist_ok=True)
     markdown, plain, picture = (to / f"leaderboard.{ending}" for ending in ("md", "json", "png"))
-    markdown.write_text(f"# {name}\n\n{as_markdown(rows)}", encoding="utf-8")
+    note = input_note(rows)
+    text = f"# {name}\n\n{as_markdown(rows)}" + (f"\n{note}\n" if note else "")
+    markdown.write_text(text, encoding="utf-8")
     plain.write_text(json.dumps(document(rows), indent=2) + "\n", encoding="utf-8")
     draw(rows, picture, name)
     return [markdown, plain, picture]
@@ -55,6 +57,8 @@ def show(rows: Sequence[Row], name: str, files: Sequence[Path], console: Console
     """Print the table and where the files lie."""
     console.print(f"[bold]{name}[/bold]")
     console.print(table(rows))
+    if note := input_note(rows):
+        console.print(note, highlight=False, soft_wrap=True)
     console.print(f"files: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)
 
 

@@ -27,7 +27,8 @@ class Row:
 
     `place` is None for what cannot be ranked, and `note` says why. `test_seeds` are the seeds that `test` is a mean of.
     `stand_in` marks a method that is not the published one that it stands for. `peak_memory_bytes` is the largest of
-    the seeds. `outcome` is that of the runs that count: the most finished ones.
+    the seeds. `input_wait` is the share of the last epoch's training that was spent waiting for images. `outcome` is
+    that of the runs that count: the most finished ones.
     """
 
     place: int | None
@@ -54,6 +55,7 @@ class Row:
     run_ids: tuple[str, ...]
     note: str = ""
     stand_in: bool = False
+    input_wait: float | None = None
 
 
 def rows(runs: Iterable[RunRecord], champion_run_id: str | None = None, search_id: str | None = None) -> list[Row]:
@@ -97,6 +99,14 @@ def as_markdown(rows: Sequence[Row]) -> str:
     rule = ["---:" if right else "---" for _, right in COLUMNS]
     lines = [[name for name, _ in COLUMNS], rule, *(_bold(row, cells(row)) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def input_note(rows: Sequence[Row]) -> str:
+    """Say how much of its time training waited for images; nothing where it was not measured."""
+    waits = [row.input_wait for row in rows if row.input_wait is not None]
+    if not waits:
+        return ""
+    return f"Training waited for images {fmean(waits):.1%} of its time, at most {max(waits):.1%} (`input_wait`)."
 
 
 # Heading, and whether the column holds numbers.
@@ -195,6 +205,7 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         backbone=trial.backbone,
         run_ids=tuple(run.run_id for run in runs),
         note=_why_unranked(runs[0], bool(val), ranked),
+        input_wait=_mean(_values(runs, "input_wait")),
         stand_in=any(tuner.method in STAND_INS for tuner in trial.tuners),
     )
 

@@ -18,7 +18,7 @@ from pipelines.schedulers import make_scheduler
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
-from utuning.data.shards import read_split
+from utuning.data.stored import shared_split
 
 # A trial's process takes memory, not a CPU: all CPUs are for the cohorts' workers.
 TRIAL_MEMORY = 100_000_000
@@ -122,7 +122,7 @@ def _share(ready: Prepared, crew: Crew, workspace: Workspace, search_id: str) ->
     state = {name: value.cpu().numpy() for name, value in ready.backbone.trunk.model.state_dict().items()}
     return Shared(
         group=crew.group,
-        tables={split: ray.put(read_split(ready.dataset, split)) for split in ("train", "val")},
+        tables={split: ray.put(shared_split(ready.dataset, split)) for split in ("train", "val")},
         backbone_state=ray.put(state),
         backbone=ready.space.backbone,
         class_names=ready.dataset.class_names,

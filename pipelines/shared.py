@@ -15,7 +15,8 @@ BUNDLE = "bundle"
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all trials of a search share: their groups; in the object store split tables and the backbone's arrays."""
+    """What all trials of a search share: their groups; in the object store split tables (of large splits
+    their names) and the backbone's arrays."""
 
     group: WorkerGroup
     tables: Mapping[str, ray.ObjectRef]
