@@ -17,7 +17,7 @@ from utuning.backbone import Backbone
 from utuning.cohort import Cohort
 from utuning.costs import Line, random_batch, throwaway
 from utuning.data.loader import Batch, Loader
-from utuning.data.shards import read_split
+from utuning.data.opening import read_first
 from utuning.errors import ClusterError
 from utuning.prefix import state_shapes
 from utuning.streams import states_read
@@ -83,7 +83,7 @@ def time_process() -> Process:
 
 def time_input(ready: Prepared, threads: int) -> Input:
     """Load a few of the training images twice: the second time they are decoded already."""
-    table = read_split(ready.dataset, "train").slice(0, NUM_IMAGES)
+    table = read_first(ready.dataset, "train", NUM_IMAGES)
     size = min(8, table.num_rows)
     loader = Loader(
         table, ready.backbone.preprocessing, global_batch_size=size, recipe=ready.space.recipe, threads=threads

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from pipelines import provenance
-from pipelines.leaderboard import Row, as_json, as_markdown, rows
+from pipelines.leaderboard import Row, as_json, as_markdown, input_note, rows
 from pipelines.picture import draw
 from pipelines.published import Comparison
 from pipelines.published_page import plain, published_markdown, published_table
@@ -44,7 +44,9 @@ def write(rows: Sequence[Row], name: str, to: Path, beside: Sequence[Comparison]
     """Write leaderboard.md, .json and .png into a folder; gives the files."""
     to.mkdir(parents=True, exist_ok=True)
     markdown, values, picture = (to / f"leaderboard.{ending}" for ending in ("md", "json", "png"))
-    markdown.write_text(f"# {name}\n\n{as_markdown(rows)}{published_markdown(beside)}", encoding="utf-8")
+    note = input_note(rows)
+    text = f"# {name}\n\n{as_markdown(rows)}" + (f"\n{note}\n" if note else "") + published_markdown(beside)
+    markdown.write_text(text, encoding="utf-8")
     values.write_text(json.dumps(document(rows, beside), indent=2) + "\n", encoding="utf-8")
     draw(rows, picture, name)
     return [markdown, values, picture]
@@ -56,6 +58,8 @@ def show(
     """Print the table, published numbers beside it, and where the files lie."""
     console.print(f"[bold]{name}[/bold]")
     console.print(table(rows))
+    if note := input_note(rows):
+        console.print(note, highlight=False, soft_wrap=True)
     for comparison in beside:
         console.print(published_table(comparison))
     console.print(f"files: {', '.join(map(str, files))}", highlight=False, soft_wrap=True)

@@ -19,7 +19,8 @@ from utuning.data.known import prepare_known
 from utuning.data.prepare import Known, prepare
 from utuning.data.protocols import find_protocol
 from utuning.data.readers import folder_examples, list_examples
-from utuning.data.shards import DatasetInfo, open_dataset, read_split
+from utuning.data.shards import DatasetInfo, open_dataset
+from utuning.data.stored import SplitRef, shared_split
 from utuning.data.tables import table_examples
 from utuning.errors import ConfigError, DataError, nearest
 
@@ -61,9 +62,9 @@ def prepared(
     return prepare_source(spec.source, _path(spec), str(to), subset=spec.subset, **options)
 
 
-def searched_tables(info: DatasetInfo) -> dict[str, pa.Table]:
-    """The splits that a search may read, whole: all that its workers ever get. Test is not among them."""
-    return {split: read_split(info, split) for split in SEARCHED}
+def searched_splits(info: DatasetInfo) -> dict[str, pa.Table | SplitRef]:
+    """The splits that a search may read: all that its workers ever get. Test is not among them."""
+    return {split: shared_split(info, split) for split in SEARCHED}
 
 
 def prepare_source(

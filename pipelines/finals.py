@@ -17,22 +17,26 @@ from utuning.backbone import Backbone
 from utuning.bundles.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort, Score
 from utuning.data.loader import Batch, Loader
-from utuning.data.shards import read_split
+from utuning.data.rows import Rows
+from utuning.data.stored import SplitRef, opened, shared_split
 
 BATCH_SIZE = 64
+
+Scored = tuple[Score, np.ndarray]
+"""A score, and whether each of the N images is right, (N,)."""
 
 
 def measure_test(tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, shared: Shared) -> None:
     """Score the bundles of these runs on test, and log it: on a cluster in a task, else here, with what is loaded."""
-    table = read_split(ready.dataset, "test")
+    split = shared_split(ready.dataset, "test")
     with tempfile.TemporaryDirectory() as folder:
         bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
         if shared.group.local:
-            found = score_bundles(bundles, ready.backbone, table)
+            found = score_bundles(bundles, ready.backbone, opened(split, shared.rows_cache))
         else:
             layout = shared.group.layout
             task = ray.remote(num_cpus=layout.cpus_per_worker, num_gpus=layout.gpus_per_worker)(_score_on_worker)
-            found = ray.get(task.remote(bundles, shared, ray.put(table)))
+            found = ray.get(task.remote(bundles, shared, ray.put(split)))
     for run, (score, right_N) in zip(runs, found, strict=True):
         _keep_answers(tracker, run.run_id, Answers(data_fingerprint=ready.facts.data_fingerprint, right=right_N))
         metrics = {"test/accuracy": score.accuracy, "test/loss": score.loss, "test/count": score.count}
@@ -44,14 +48,14 @@ def _keep_answers(tracker: Tracker, run_id: str, answers: Answers) -> None:
         tracker.log_artifact(run_id, answers.write(Path(folder)), FOLDER)
 
 
-def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table) -> list[tuple[Score, np.ndarray]]:
-    """Score bundles on a table of N images, all together as one cohort; and whether each image is right, (N,)."""
+def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table | Rows) -> list[Scored]:
+    """Score bundles on the N images of a split, all together as one cohort."""
     from utuning.predict import best_device
 
     backbone.to(best_device())
     members = [bundle.member(backbone) for bundle in bundles]
     loader = Loader(table, backbone.preprocessing, global_batch_size=BATCH_SIZE, train=False)
-    right_KN = np.zeros((len(members), table.num_rows), dtype=bool)
+    right_KN = np.zeros((len(members), loader.num_examples), dtype=bool)
 
     def see(place: int, logits_BC: torch.Tensor, batch: Batch) -> None:
         real = batch.index >= 0
@@ -61,8 +65,8 @@ def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table
     return list(zip(Cohort(backbone, members).evaluate(loader.epoch(0), see), right_KN, strict=True))
 
 
-def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, table: pa.Table) -> list[tuple[Score, np.ndarray]]:
+def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, split: pa.Table | SplitRef) -> list[Scored]:
     from pipelines.job import load_backbone
 
     torch.set_num_threads(shared.group.layout.cpus_per_worker)
-    return score_bundles(bundles, load_backbone(shared), table)
+    return score_bundles(bundles, load_backbone(shared), opened(split, shared.rows_cache))

@@ -1,6 +1,7 @@
 """What one worker of a cohort does: rounds of epochs for members that come and go, on a backbone that stays.
 
-Data and backbone arrive through Ray's object store, so a worker needs no file of the driver's machine.
+Data and backbone arrive through Ray's object store, so a worker needs no file of the driver's machine; a split too
+large for that arrives as its name, and the worker reads it where it lies.
 """
 
 import math
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
@@ -29,6 +29,8 @@ from utuning.bundles.probe import probe_logits
 from utuning.cohort import Cohort, Score
 from utuning.configs import TrialConfig
 from utuning.data.loader import Loader
+from utuning.data.rows import chained
+from utuning.data.stored import opened
 from utuning.errors import BundleError
 from utuning.isolation import describe
 from utuning.member import Member
@@ -76,7 +78,7 @@ class CohortJob:
         self.prefixes = self._prefixes()
         self.seated: dict[str, Seated] = {}
         self.num_groups = 1
-        self.train_time_s = 0.0
+        self.train_time_s = self.input_wait_s = 0.0
         self.start_s = 0.0
         self.spared = Spared(self.backbone, self.loaders.get("val", self.loaders["train"]))
 
@@ -132,7 +134,7 @@ class CohortJob:
             phases.setdefault(self.seated[seat].epochs_done, []).append(seat)
         reports: dict[str, Report] = {}
         losses: dict[str, float] = {}
-        before_s = self.train_time_s
+        before_s, waited_s = self.train_time_s, self.input_wait_s
         for epoch, together in sorted(phases.items()):
             for seat, loss, error in self._train_phase(together, epoch):
                 losses[seat] = loss
@@ -144,6 +146,7 @@ class CohortJob:
             "cohort": self.name,
             "cohort_members": len(seats),
             "cohort_images_per_s": self.loaders["train"].num_examples * len(seats) / (self.train_time_s - before_s),
+            "input_wait": (self.input_wait_s - waited_s) / (self.train_time_s - before_s),
             **self.spared.report(self.start_s),
         }
         whole = [
@@ -169,6 +172,7 @@ class CohortJob:
         self.num_groups = max(self.num_groups, len(cohort.isolation.groups))
         seconds = time.perf_counter() - started
         self.train_time_s += seconds
+        self.input_wait_s += cohort.input_wait_s
         outcome: list[tuple[str, float, str | None]] = []
         for place, (seat, loss) in enumerate(zip(seats, losses, strict=True)):
             self.seated[seat].epochs_done += 1
@@ -216,7 +220,6 @@ class CohortJob:
             "lr": seated.trial.train.lr,
             "train_time_s": seated.train_time_s,
             "images_per_s": self.loaders["train"].num_examples * seated.epochs_done / seated.train_time_s,
-            "input_wait_share": self.loaders["train"].input_wait_s / self.train_time_s,
             "peak_memory_bytes": peak_memory_bytes(),
             "trainable_params": sum(parameters.values()),
             "tuner_params": parameters["tuners"],
@@ -249,7 +252,7 @@ class CohortJob:
         """Load the rows of these splits, one after another, for training or not."""
         trial = self.template
         return Loader(
-            pa.concat_tables([self.shared.table(split) for split in splits]),
+            chained([opened(self.shared.split(split), self.shared.rows_cache) for split in splits]),
             self.backbone.preprocessing,
             global_batch_size=trial.train.batch_size,
             worker=self.worker,

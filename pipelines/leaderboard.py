@@ -30,7 +30,8 @@ class Row:
     the seeds. `outcome` is that of the runs that count: the most finished ones. `run_ids` are the search's runs,
     `test_run_ids` those that `test` is of; `test_from` are the splits that they were trained on, `val_from` says where
     val comes from, and `subset` and `data_warnings` what to know of the data. `weights` is where the backbone's came
-    from, `test_count` how many images test has.
+    from, `test_count` how many images test has. `input_wait` is the share of the last epoch's training that was spent
+    waiting for images.
     """
 
     place: int | None
@@ -65,6 +66,7 @@ class Row:
     data_warnings: tuple[str, ...] = ()
     weights: str = ""
     test_count: int | None = None
+    input_wait: float | None = None
 
 
 def rows(runs: Iterable[RunRecord], champion_run_id: str | None = None, search_id: str | None = None) -> list[Row]:
@@ -108,6 +110,14 @@ def as_markdown(rows: Sequence[Row]) -> str:
     rule = ["---:" if right else "---" for _, right in COLUMNS]
     lines = [[name for name, _ in COLUMNS], rule, *(_bold(row, cells(row)) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def input_note(rows: Sequence[Row]) -> str:
+    """Say how much of its time training waited for images; nothing where it was not measured."""
+    waits = [row.input_wait for row in rows if row.input_wait is not None]
+    if not waits:
+        return ""
+    return f"Training waited for images {fmean(waits):.1%} of its time, at most {max(waits):.1%} (`input_wait`)."
 
 
 # Heading, and whether the column holds numbers.
@@ -217,6 +227,7 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         backbone_fingerprint=trial.backbone_fingerprint,
         run_ids=tuple(run.run_id for run in runs),
         note=_why_unranked(runs[0], bool(val), ranked),
+        input_wait=_mean(_values(runs, "input_wait")),
         stand_in=any(tuner.method in STAND_INS for tuner in trial.tuners),
         test_run_ids=tuple(run.run_id for run in tested),
         test_from=tested[0].trial.train_splits if tested else (),

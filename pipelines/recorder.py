@@ -23,7 +23,7 @@ REPORTED = (
     "lr",
     "train_time_s",
     "images_per_s",
-    "input_wait_share",
+    "input_wait",
     "cohort_members",
 )
 FACTS = ("trainable_params", "tuner_params", "head_params", "peak_memory_bytes", "bundle_bytes")
@@ -106,6 +106,7 @@ def at_work(result: Mapping[str, Any], spared_s: float) -> str:
     if "cohort_images_per_s" not in result:
         return ""
     return (
-        f"cohort: {result['cohort_members']} members, {result['cohort_images_per_s']:,.0f} images/s in all; "
+        f"cohort: {result['cohort_members']} members, {result['cohort_images_per_s']:,.0f} images/s in all, "
+        f"{result['input_wait']:.0%} of its time waiting for images; "
         f"{result[SHARE]:.0%} of the frozen blocks' work spared, about {spared_s:.0f} s with the starts of workers"
     )

@@ -11,7 +11,7 @@ from pipelines.board import Board
 from pipelines.champions import finalists, promote, untrained
 from pipelines.crew import Crew, storage_of
 from pipelines.data_tags import data_tags
-from pipelines.datasets import searched_tables
+from pipelines.datasets import searched_splits
 from pipelines.forecast import remembered
 from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
@@ -121,7 +121,7 @@ def _share(ready: Prepared, crew: Crew, workspace: Workspace, search_id: str) ->
     state = {name: value.cpu().numpy() for name, value in ready.backbone.trunk.model.state_dict().items()}
     return Shared(
         group=crew.group,
-        tables={split: ray.put(table) for split, table in searched_tables(ready.dataset).items()},
+        splits={split: ray.put(given) for split, given in searched_splits(ready.dataset).items()},
         backbone_state=ray.put(state),
         backbone=ready.space.backbone,
         class_names=ready.dataset.class_names,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,10 +17,10 @@ BUNDLE = "bundle"
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all trials of a search share: their groups; in the object store split tables and the backbone's arrays."""
+    """What all trials of a search share: their groups; in the object store splits and the backbone's arrays."""
 
     group: WorkerGroup
-    tables: Mapping[str, ray.ObjectRef]
+    splits: Mapping[str, ray.ObjectRef]
     backbone_state: ray.ObjectRef
     backbone: BackboneConfig
     class_names: tuple[str, ...]
@@ -32,18 +33,23 @@ class Shared:
     """The folder of cached states, on each machine."""
     cache_bytes: int
 
-    def table(self, split: str) -> Any:
-        """A split's table.
+    def split(self, split: str) -> Any:
+        """A split's table; of a large split its name.
 
         Raises:
             DataError: a split that the search was not given; test never is.
         """
-        if split not in self.tables:
+        if split not in self.splits:
             raise DataError(
-                f"a search has no split {split!r}; it has {', '.join(self.tables) or 'none'}: test is read once, after "
+                f"a search has no split {split!r}; it has {', '.join(self.splits) or 'none'}: test is read once, after "
                 "the search, for what was chosen"
             )
-        return ray.get(self.tables[split])
+        return ray.get(self.splits[split])
+
+    @property
+    def rows_cache(self) -> Path:
+        """Where each machine keeps what it finds out of large splits."""
+        return Path(self.cache) / "rows"
 
     @property
     def members(self) -> str:

@@ -13,8 +13,9 @@ from utuning.bundles.probe import TOLERANCE, check_probe
 from utuning.cohort import Cohort, Score
 from utuning.data.info import INFO_FILE
 from utuning.data.loader import Loader
-from utuning.data.shards import DatasetInfo, open_dataset, read_split
+from utuning.data.shards import DatasetInfo, open_dataset
 from utuning.data.space import human_bytes
+from utuning.data.stored import opened, shared_split
 from utuning.errors import UTuningError
 from utuning.member import Member
 from utuning.predict import best_device
@@ -57,7 +58,7 @@ class Verification:
             with tempfile.TemporaryDirectory() as folder:
                 yield "data", lambda: self._data(Path(folder))
                 for split in SPLITS if self.stated is None else [s for s in SPLITS if _key(s) in self.stated]:
-                    yield split, lambda split=split: self._score(split)  # type: ignore[misc]
+                    yield split, lambda split=split: self._score(split, Path(folder))  # type: ignore[misc]
 
     def _files(self) -> str:
         self.bundle: Bundle = read_bundle(self.path)
@@ -100,10 +101,10 @@ class Verification:
             raise Wrong("its classes are the bundle's in another order; prepare the data set again")
         return f"{self.dataset.name}, fingerprint {found[:16]}… as stated"
 
-    def _score(self, split: str) -> str:
+    def _score(self, split: str, folder: Path) -> str:
         if split not in self.dataset.counts:
             return f"the data set has no {split}"
-        table = read_split(self.dataset, split)
+        table = opened(shared_split(self.dataset, split), folder / "rows")
         loader = Loader(table, self.backbone.preprocessing, global_batch_size=BATCH_SIZE, train=False)
         cohort = Cohort(self.backbone, [self.member], precision=self.bundle.manifest.trial.precision)
         stated = self.bundle.manifest.metrics if self.stated is None else self.stated

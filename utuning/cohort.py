@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from utuning.backbone import Backbone
 from utuning.configs import Precision
 from utuning.data.loader import Batch
+from utuning.data.prefetch import timed
 from utuning.errors import ConfigError
 from utuning.isolation import Isolation
 from utuning.member import Member
@@ -67,6 +68,10 @@ class Cohort:
         precision: `auto` is bf16 autocast on a GPU and fp32 on a CPU.
         num_groups: how many groups the members run in, one after another, to take less memory.
 
+    Attributes:
+        input_wait_s: the seconds that training has waited for its next batch. On a GPU, which works off steps that are
+            queued, it has waited no longer than that.
+
     Raises:
         ConfigError: no member.
     """
@@ -92,6 +97,7 @@ class Cohort:
         self._worker, self._num_workers = worker, num_workers
         self.isolation = Isolation(len(self.members), num_groups)
         self.sharing = Sharing()
+        self.input_wait_s = 0.0
         self._autocast = partial(autocast, self.device, precision)
 
     @property
@@ -128,7 +134,7 @@ class Cohort:
         """Train on every batch; returns each member's mean loss. A loss that is not finite shows here as it is."""
         total_K = torch.zeros(len(self.members), device=self.device)
         num_steps = 0
-        for batch in batches:
+        for batch in timed(batches, self._add_wait):
             total_K += self.step(batch)
             num_steps += 1
             on_step(num_steps)
@@ -195,6 +201,9 @@ class Cohort:
 
     def _frozen_blocks(self, member: Member) -> int:
         return len(self.trunk.blocks) if member.first_depth is None else member.first_depth
+
+    def _add_wait(self, seconds: float) -> None:
+        self.input_wait_s += seconds
 
     def _training(self, training: bool) -> None:
         """Trunks stay in eval mode always, those that train too: drop-path is the engine's, batch statistics are not

@@ -49,6 +49,7 @@ def test_every_trial_is_one_run_with_its_epochs_and_facts(searched: Searched) ->
         assert 0 <= run.metrics["val/accuracy"] <= 1
         for fact in ("train_time_s", "images_per_s", "peak_memory_bytes", "bundle_bytes", "trainable_params"):
             assert run.metrics[fact] > 0
+        assert 0 < run.metrics["input_wait"] < 1
 
 
 def test_test_was_read_for_the_best_and_the_baseline_alone(searched: Searched) -> None:

@@ -1,6 +1,7 @@
 """`utuning prepare` as a user calls it: archives in, a data set out, whatever dies in between; on disk and in S3."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from utuning.data.fgvc.table import READERS
 from utuning.data.info import INFO_FILE
 from utuning.data.known import prepare_known
 from utuning.data.places import Place
+from utuning.data.rows import TableRows
 from utuning.data.shards import open_dataset, read_split
+from utuning.data.stored import SplitRef
 from utuning.errors import DataError
 
 
@@ -187,6 +190,20 @@ def test_an_object_store_holds_the_same_data_set(tmp_path: Path, bucket: Place) 
         assert read_split(there, split).equals(read_split(here, split), check_metadata=False)
     assert prepare_known(READERS["cub200"], source, bucket, subset=True, work=tmp_path / "work") == there
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_large_splits_of_an_object_store_are_copied_once_and_read_row_by_row(tmp_path: Path, bucket: Place) -> None:
+    source = ARCHIVES["cub200"](tmp_path)
+    info = prepare_known(READERS["cub200"], source, bucket, subset=True, work=tmp_path / "work")
+    named = SplitRef(place=bucket.uri, split="train", fingerprint=info.fingerprint)
+    expected = TableRows(read_split(info, "train"))
+    for _ in range(2):
+        rows = named.open(tmp_path / "cache")
+        assert rows.labels.tolist() == expected.labels.tolist()
+        assert all(rows.image(n)[0] == expected.image(n)[0] for n in range(len(rows.labels)))
+        (copy,) = (tmp_path / "cache").rglob("*.parquet")
+        os.utime(copy, ns=(1, 1))
+    assert copy.stat().st_mtime_ns == 1
 
 
 def test_an_upload_that_breaks_off_is_no_data_set_and_goes_on(

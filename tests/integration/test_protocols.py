@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.datasets import SEARCHED, prepared, searched_tables
+from pipelines.datasets import SEARCHED, prepared, searched_splits
 from pipelines.finals import score_bundles
 from pipelines.launch import launch
 from pipelines.shared import Shared
@@ -39,7 +39,7 @@ def spec(images: Path, **values: Any) -> DatasetSpec:
 
 def test_a_search_is_given_no_row_of_test(images: Path, tmp_path: Path) -> None:
     info = go(spec(images), tmp_path)
-    tables = searched_tables(info)
+    tables = searched_splits(info)
     assert {split: table.num_rows for split, table in tables.items()} == {
         split: 4 * COUNTS[split] for split in SEARCHED
     }
@@ -51,16 +51,16 @@ def test_a_search_is_given_no_row_of_test(images: Path, tmp_path: Path) -> None:
 def test_a_search_does_not_look_at_the_images_and_labels_of_test(images: Path, tmp_path: Path) -> None:
     info = go(spec(images), tmp_path)
     spoil(Path(str(info.path)))
-    assert searched_tables(go(spec(images), tmp_path)).keys() == set(SEARCHED)
+    assert searched_splits(go(spec(images), tmp_path)).keys() == set(SEARCHED)
     with pytest.raises(DataError, match="'test' cannot be read"):
         read_split(info, "test")
 
 
 def test_a_worker_that_asks_for_test_is_refused() -> None:
     values = dict.fromkeys(Shared.__dataclass_fields__)
-    shared = Shared(**{**values, "tables": {"train": None, "val": None}})  # type: ignore[arg-type]
+    shared = Shared(**{**values, "splits": {"train": None, "val": None}})  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no split 'test'; it has train, val"):
-        shared.table("test")
+        shared.split("test")
 
 
 def test_the_bits_of_test_add_up_to_its_accuracy(backbone: Backbone, images: Path, tmp_path: Path) -> None:

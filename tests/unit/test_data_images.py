@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from utuning.data import transforms as tf
-from utuning.data.decode import decode_rgb
+from utuning.data.decode import decode_rgb, is_plain_jpeg
 from utuning.data.preprocessing import Preprocessing
 from utuning.errors import DataError
 
@@ -90,6 +90,33 @@ def test_corrupt_bytes_are_named(spoil: Callable[[bytes], bytes]) -> None:
         decode_rgb(spoil(encode(noise(64, 64), "JPEG")), "birds/7.jpg")
 
 
+@pytest.mark.parametrize("options", [
+    {"quality": 95}, {"quality": 50, "subsampling": 2}, {"progressive": True}, {"exif": exif(1)}, {"exif": exif(3)},
+    {"exif": exif(8)},
+])  # fmt: skip
+@pytest.mark.parametrize("size", [(1, 1), (37, 61), (64, 48)])
+def test_jpegs_decode_as_pillow_decodes_them(size: tuple[int, int], options: dict[str, object]) -> None:
+    data = encode(noise(*size), "JPEG", **options)
+    ours = tf.decode_pixels(data).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(ours - np.asarray(decode_rgb(data)).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("mode", "exif_", "plain"), [("RGB", 1, True), ("RGB", 6, False), ("L", 1, False),
+    ("CMYK", 1, False)])  # fmt: skip
+def test_only_upright_colour_jpegs_take_the_short_way(mode: str, exif_: int, plain: bool) -> None:
+    image = noise(20, 10, mode)
+    assert is_plain_jpeg(encode(image, "JPEG", exif=exif(exif_))) == plain
+    assert not is_plain_jpeg(encode(image.convert("RGB"), "PNG"))
+
+
+@pytest.mark.parametrize("keep", [30, 1000, -100, -2])
+def test_cut_off_jpegs_are_refused_as_pillow_refuses_them(keep: int) -> None:
+    cut = encode(noise(64, 64), "JPEG")[:keep]
+    for decode in (decode_rgb, tf.decode_pixels):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            decode(cut)
+
+
 def test_eval_transform_agrees_with_pillow() -> None:
     data = encode(noise(40, 30))
     reference = noise(40, 30).resize((21, 16), Image.Resampling.BICUBIC).crop((4, 2, 16, 14))
@@ -134,6 +161,17 @@ def test_normalise_scales_each_channel() -> None:
     out = tf.normalise(images, (0.0, 0.5, 1.0), (1.0, 0.5, 0.25))
     assert out.dtype == torch.float32
     assert out.flatten().tolist() == pytest.approx([0, 1 / 255, 0], abs=1e-6)
+
+
+def test_normalise_gives_planes_and_leaves_its_input() -> None:
+    side_by_side = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    facts = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    out = tf.normalise(side_by_side, *facts)
+    assert out.is_contiguous()
+    assert torch.equal(out, tf.normalise(side_by_side.contiguous(), *facts))
+    floats = side_by_side.float().contiguous()
+    assert torch.equal(tf.normalise(floats, *facts), out)
+    assert torch.equal(floats, side_by_side.float())
 
 
 def test_preprocessing_survives_json() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from utuning.data.cache import ImageCache
 from utuning.data.loader import Batch, Loader
 from utuning.data.parquet import image_schema
-from utuning.data.prefetch import prefetch
+from utuning.data.prefetch import prefetch, timed
 from utuning.data.transforms import Preprocessing, eval_transform
 from utuning.errors import DataError
 
@@ -123,15 +123,22 @@ def test_waiting_is_measured_and_hidden_by_prefetching() -> None:
             yield item
 
     waits: list[float] = []
-    assert list(prefetch(slow(), on_wait=waits.append)) == [0, 1, 2]
+    assert list(timed(prefetch(slow()), waits.append)) == [0, 1, 2]
     assert sum(waits) > 0.1
+    assert len(waits) == 4
     waits.clear()
-    for _ in prefetch(slow(), on_wait=waits.append):
+    for _ in timed(prefetch(slow()), waits.append):
         time.sleep(0.15)
     assert sum(waits[1:]) < 0.1
-    loader = Loader(table(4), P, global_batch_size=2)
-    list(loader.epoch(0))
-    assert loader.input_wait_s > 0
+
+
+def test_timing_ends_the_thread_of_an_iterator_that_is_dropped() -> None:
+    batches = timed(Loader(table(20), P, global_batch_size=2).epoch(0), lambda seconds: None)
+    next(batches)
+    assert alive() == 1
+    del batches
+    gc.collect()
+    assert alive() == 0
 
 
 def test_a_batch_moves_as_a_whole() -> None:

@@ -1,5 +1,7 @@
 """What members and the engine promise, beside the law."""
 
+import time
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -10,6 +12,7 @@ from tests.tools import adapter, batch, rows_of, train
 from utuning.backbone import Backbone
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
+from utuning.data.loader import Batch
 from utuning.errors import ConfigError, PlacementError
 from utuning.member import Member
 from utuning.schedule import lr_fraction
@@ -76,6 +79,18 @@ def test_what_a_cohort_spares_is_counted_in_frozen_blocks(backbone: Backbone) ->
     assert (cohort.sharing.run, cohort.sharing.alone) == (4 * 6, (4 + 2 + 0) * 6)
     cohort.evaluate([batch(size=6)])
     assert (cohort.sharing.run, cohort.sharing.alone) == (2 * 4 * 6, 2 * (4 + 2 + 0) * 6)
+
+
+def test_waiting_for_batches_is_timed_and_steps_are_not(backbone: Backbone) -> None:
+    def slow() -> Iterator[Batch]:
+        for seed in range(2):
+            time.sleep(0.2)
+            yield batch(seed=seed)
+
+    cohort = Cohort(backbone, [member(backbone, "linear")])
+    started = time.perf_counter()
+    cohort.train_epoch(slow(), on_step=lambda step: time.sleep(0.2))
+    assert 0.4 <= cohort.input_wait_s <= time.perf_counter() - started - 0.4
 
 
 def test_two_workers_equal_one(backbone: Backbone) -> None:

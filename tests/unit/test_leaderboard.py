@@ -14,7 +14,7 @@ from rich.console import Console
 from scipy import stats
 
 from pipelines import picture
-from pipelines.leaderboard import COLUMNS, as_json, as_markdown, half_width, rows, t_quantile
+from pipelines.leaderboard import COLUMNS, as_json, as_markdown, half_width, input_note, rows, t_quantile
 from pipelines.render import table
 from pipelines.tracking import RunRecord
 from tests.tools import adapter, train, trial_of
@@ -55,6 +55,17 @@ def test_seeds_are_averaged_with_their_interval() -> None:
     assert row.seeds == (0, 1, 2)
     assert (row.test, row.test_ci, row.test_seeds) == (0.6, None, (0,))
     assert "60.0 (n=1)" in as_markdown([row])
+
+
+def test_input_wait_is_averaged_and_said_where_it_was_measured() -> None:
+    runs = [run(name, seed=seed) for seed, name in enumerate("ab")]
+    for each, wait in zip(runs, (0.25, 0.75), strict=True):
+        each.metrics["input_wait"] = wait  # type: ignore[index]
+    made = rows([*runs, run("c", width=8)])
+    assert {row.run_ids: row.input_wait for row in made} == {("a", "b"): 0.5, ("c",): None}
+    assert "50.0%" in input_note(made)
+    assert input_note(rows([run("c")])) == ""
+    assert as_json(made, {})["rows"][0].keys() >= {"input_wait"}
 
 
 def test_the_newest_finished_run_of_a_trial_counts() -> None:

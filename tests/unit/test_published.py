@@ -110,8 +110,14 @@ def test_ours_ranks_among_rows_of_its_checkpoint_and_protocol_alone() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"weights": "none"}, {"weights": ""}, {"weights": "vit.safetensors"}, {"protocol": "official"}, {"count": 9},
-        {"subset": True}, {"val_from": ""}, {"val_from": "0.2 of train, stratified, seed 0"},
+        {"weights": "none"},
+        {"weights": ""},
+        {"weights": "vit.safetensors"},
+        {"protocol": "official"},
+        {"count": 9},
+        {"subset": True},
+        {"val_from": ""},
+        {"val_from": "0.2 of train, stratified, seed 0"},
     ],  # fmt: skip
 )
 def test_other_weights_protocols_and_part_of_a_test_split_do_not_rank_with_vpts(changes: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from utuning.data.faults import fault
 
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+_ORIENTATION = 0x0112
 
 
 def decode_rgb(data: bytes, path: str = "<bytes>") -> Image.Image:
@@ -24,6 +25,13 @@ def decode_rgb(data: bytes, path: str = "<bytes>") -> Image.Image:
             "complete images in a format that Pillow reads (JPEG, PNG, WebP, BMP, GIF, TIFF)",
             "replace or remove the file, or prepare the data set with corrupt images skipped",
         ) from error
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether the header says upright RGB in a JPEG: any decoder of JPEG gives the same image for it."""
+    with contextlib.suppress(Exception), Image.open(BytesIO(data)) as image:
+        return image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) == 1
+    return False
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from utuning.data.cache import ImageCache
 from utuning.data.crops import check_recipe
-from utuning.data.faults import fault
 from utuning.data.order import check_sharding, epoch_order, worker_slices
 from utuning.data.prefetch import prefetch
+from utuning.data.rows import Rows, as_rows
 from utuning.data.transforms import Preprocessing, decode_resize, sample_rng, train_crop
 
 __all__ = ["Batch", "Loader"]
@@ -77,13 +77,12 @@ class Loader:
 
     What an epoch holds, the random crops included, depends on the seed and the epoch only,
     not on the number of workers. With `views`, an image has so many random crops: an epoch's is
-    that of the epoch's number modulo `views`. `input_wait_s` adds up the seconds spent waiting
-    for input.
+    that of the epoch's number modulo `views`.
     """
 
     def __init__(
         self,
-        table: pa.Table,
+        table: pa.Table | Rows,
         preprocessing: Preprocessing,
         *,
         global_batch_size: int,
@@ -98,9 +97,9 @@ class Loader:
     ) -> None:
         """Take the rows of a split; `train=False` keeps their order and crops the centre."""
         check_recipe(recipe)
-        check_sharding(table.num_rows, global_batch_size, worker, num_workers, seed)
-        self._images = _column(table, "image")
-        self._labels = _column(table, "label").to_numpy()
+        self._rows = as_rows(table)
+        self._labels = self._rows.labels
+        check_sharding(len(self._labels), global_batch_size, worker, num_workers, seed)
         self._preprocessing = preprocessing
         self._slices = (global_batch_size, worker, num_workers)
         self._seed, self._train = seed, train
@@ -108,9 +107,8 @@ class Loader:
         self._cache = ImageCache(cache_bytes)
         self._threads = max(1, threads)
         self._views = views if train else 1
-        self.num_examples: int = table.num_rows
+        self.num_examples = len(self._labels)
         self.num_classes_seen = len(np.unique(self._labels))
-        self.input_wait_s = 0.0
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, equal for all workers."""
@@ -118,10 +116,7 @@ class Loader:
 
     def epoch(self, epoch: int, states: States | None = None) -> Iterator[Batch]:
         """Iterate over the batches of an epoch, computed ahead in a background thread."""
-        return prefetch(self._batches(epoch, states), on_wait=self._add_wait)
-
-    def _add_wait(self, seconds: float) -> None:
-        self.input_wait_s += seconds
+        return prefetch(self._batches(epoch, states))
 
     def _batches(self, epoch: int, states: States | None) -> Iterator[Batch]:
         order = epoch_order(self.num_examples, self._seed, epoch, shuffle=self._train)
@@ -147,7 +142,7 @@ class Loader:
 
     def _pixels(self, rows: np.ndarray, view: int, pool: ThreadPoolExecutor) -> Tensor:
         size = self._preprocessing.img_size
-        images = torch.zeros((len(rows), 3, size, size), dtype=torch.uint8)
+        images = torch.zeros((len(rows), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         for at, image in enumerate(pool.map(lambda row: self._sample(row, view), rows[rows >= 0].tolist())):
             images[at] = image
         return images
@@ -158,8 +153,8 @@ class Loader:
         return train_crop(image, self._preprocessing, self._recipe, rng)
 
     def _decode(self, row: int) -> Tensor:
-        image = self._images[row].as_py()
-        return decode_resize(image["bytes"], self._preprocessing, image["path"])
+        data, path = self._rows.image(row)
+        return decode_resize(data, self._preprocessing, path)
 
 
 def _pad(state: Tensor, num_rows: int) -> Tensor:
@@ -171,13 +166,3 @@ def _pad(state: Tensor, num_rows: int) -> Tensor:
 def _keep(states: States, rows: Tensor, view: int, found: Mapping[int, Tensor]) -> None:
     """Padding stands last, and is not kept."""
     states.write(rows, {depth: state[: len(rows)].cpu() for depth, state in found.items()}, view)
-
-
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in table.column_names:
-        raise fault(
-            f"The table has the columns {table.column_names}",
-            "tables with image and label",
-            "read the split of a prepared data set",
-        )
-    return table.column(name)

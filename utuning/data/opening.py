@@ -1,6 +1,7 @@
 """Opening a stored data set and reading its splits."""
 
 import re
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ def open_dataset(folder: Target) -> DatasetInfo:
         )
     info = read_info(place)
     for split, count in info.counts.items():
-        rows = sum(_rows(place, file) for file in _shards(info, split))
+        rows = sum(_rows(place, file) for file in shards_of(info, split))
         if rows != count:
             raise _damaged(info, f"split {split!r} has {rows} images instead of {count}")
     return info
@@ -36,20 +37,44 @@ def open_dataset(folder: Target) -> DatasetInfo:
 
 def read_split(info: DatasetInfo, split: str) -> pa.Table:
     """Read a whole split as one table with the columns `image` and `label`."""
+    try:
+        tables = [_read(info.path, file) for file in shards_of(info, split)]
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(info, f"split {split!r} cannot be read ({error})") from error
+    return pa.concat_tables(tables)
+
+
+def read_first(info: DatasetInfo, split: str, count: int) -> pa.Table:
+    """Read the first rows of a split, and no more groups of rows than hold them."""
+    groups: list[pa.Table] = []
+    try:
+        for group in _groups(info, split):
+            groups.append(group)
+            if sum(map(len, groups)) >= count:
+                break
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(info, f"split {split!r} cannot be read ({error})") from error
+    return pa.concat_tables(groups).slice(0, count)
+
+
+def _groups(info: DatasetInfo, split: str) -> Iterator[pa.Table]:
+    for name in shards_of(info, split):
+        with pq.ParquetFile(info.path.file(name), filesystem=info.path.filesystem) as file:
+            yield from map(file.read_row_group, range(file.num_row_groups))
+
+
+def shards_of(info: DatasetInfo, split: str) -> list[str]:
+    """Name the files of a split, in their order.
+
+    Raises:
+        DataError: no such split, or some are missing.
+    """
     if split not in info.counts:
         raise fault(
             f"The data set {info.name!r} has no split {split!r}",
             f"the splits {', '.join(info.counts)}",
             "choose one of them or prepare the data set again with that split",
         )
-    try:
-        tables = [_read(info.path, file) for file in _shards(info, split)]
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(info, f"split {split!r} cannot be read ({error})") from error
-    return pa.concat_tables(tables)
-
-
-def _shards(info: DatasetInfo, split: str) -> list[str]:
     try:
         files = sorted(info.path.files())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Running an iterator ahead of its consumer in a thread."""
+"""Running an iterator ahead of its consumer in a thread, and timing how long the consumer waits."""
 
 import queue
 import threading
@@ -15,11 +15,24 @@ class _End:
     error: BaseException | None = None
 
 
-def prefetch(items: Iterable[T], *, depth: int = 2, on_wait: Callable[[float], None] | None = None) -> Iterator[T]:
+def timed(items: Iterable[T], on_wait: Callable[[float], None]) -> Iterator[T]:
+    """Yield the items of an iterable; `on_wait` is told the seconds that each one, and the end, let wait."""
+    source = iter(items)
+    while True:
+        started = time.perf_counter()
+        try:
+            item = next(source)
+        except StopIteration:
+            return
+        finally:
+            on_wait(time.perf_counter() - started)
+        yield item
+
+
+def prefetch(items: Iterable[T], *, depth: int = 2) -> Iterator[T]:
     """Yield the items of an iterable that a thread computes up to `depth` ahead.
 
-    Errors of the iterable are raised here. Dropping or closing the iterator ends the thread;
-    `on_wait` is told the seconds of each wait.
+    Errors of the iterable are raised here. Dropping or closing the iterator ends the thread.
     """
     ready: queue.Queue[T | _End] = queue.Queue(depth)
     stop = threading.Event()
@@ -27,10 +40,7 @@ def prefetch(items: Iterable[T], *, depth: int = 2, on_wait: Callable[[float], N
     thread.start()
     try:
         while True:
-            started = time.perf_counter()
             item = ready.get()
-            if on_wait:
-                on_wait(time.perf_counter() - started)
             if not isinstance(item, _End):
                 yield item
             elif item.error is not None:
