@@ -39,6 +39,8 @@ class Recorder(Callback):  # type: ignore[misc]
     board: Board
     store: ProgressStore
     service: Any
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why a configuration was proposed, by its id."""
     run_ids: dict[str, str] = field(default_factory=dict)
     spared: Tally = field(default_factory=Tally)
 
@@ -52,7 +54,8 @@ class Recorder(Callback):  # type: ignore[misc]
         if trial.trial_id in self.run_ids:
             self.tracker.note(self.run_ids[trial.trial_id], "goes_on_as", config.name)
         else:
-            self.run_ids[trial.trial_id] = self.tracker.start_trial(self.parent_run_id, config, self.tags)
+            why = {"warm_start": self.reasons[config.config_id]} if config.config_id in self.reasons else {}
+            self.run_ids[trial.trial_id] = self.tracker.start_trial(self.parent_run_id, config, {**self.tags, **why})
         self.board.start(trial.trial_id, config.name, config.train.epochs)
 
     def on_trial_result(

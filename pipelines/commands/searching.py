@@ -12,6 +12,7 @@ from pipelines.commands.options import (
     Resume,
     Space,
     Tracking,
+    WarmStart,
     Workers,
     console,
 )
@@ -23,7 +24,9 @@ def plan(
     overrides: Overrides = None,
     cluster: Cluster = "local",
     num_workers: Workers = None,
+    warm_start: WarmStart = False,
     home: Home = HOME,
+    tracking_uri: Tracking = None,
 ) -> None:
     """Show what a search would do and what it would cost, without doing it."""
     from cluster.profile import load_profile
@@ -32,6 +35,12 @@ def plan(
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
     ready = plan.prepare_search(load_space(space, overrides or ()), workspace)
+    if warm_start:
+        from pipelines.search_memory import warmed
+        from pipelines.tracking import Tracker
+
+        tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+        ready = warmed(ready, workspace, tracker, resume=False)
     show.show_plan(ready, terminal)
     found = forecast.forecast(ready, profile, *forecast.stand_in(profile))
     show.show_forecast(found, terminal)
@@ -45,6 +54,7 @@ def search(
     num_workers: Workers = None,
     resume: Resume = False,
     isolated: Isolated = False,
+    warm_start: WarmStart = False,
     home: Home = HOME,
     tracking_uri: Tracking = None,
 ) -> None:
@@ -52,7 +62,7 @@ def search(
 
     Example: utuning search demo budget.num_trials=4 --cluster local
     """
-    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    options = {"tracking_uri": tracking_uri, "resume": resume, "isolated": isolated, "warm_start": warm_start}
     _run(space, overrides, cluster, num_workers, home, **options)
 
 
