@@ -14,7 +14,7 @@ from utuning.demo.drawing import draw
 from utuning.demo.species import GENERA, SPECIES_PER_GENUS, Species, species
 
 SIZE = 64
-VAL_IMAGES = 192
+VAL_IMAGES = 160
 """About so many val images has each set, whatever its number of classes."""
 Picture = Callable[[int], Image.Image]
 """The picture of a number."""
@@ -43,14 +43,14 @@ class DrawnSet:
 def drawn_sets() -> dict[str, DrawnSet]:
     """All of them, by name. The seeds are others than the pretraining's, so that no species was seen before."""
     sets = (
-        DrawnSet("dusk", "16 species of 4 genera, in dusk", _beetles(1, "downstream", 16), 12),
-        DrawnSet("dusk-few", "24 species of 6 genera, in dusk, few images", _beetles(2, "downstream", 24), 8),
-        DrawnSet("dusk-close", "8 species of 2 genera, in dusk", _beetles(3, "downstream", 8), 24),
-        DrawnSet("day", "16 species of 4 genera, by day", _beetles(4, "pretraining", 16), 12),
-        DrawnSet("day-genera", "16 genera, one species each, by day", _beetles(5, "pretraining", 16, step=4), 12),
-        DrawnSet("negative", "12 species, colours inverted", _beetles(6, "pretraining", 12, look=ImageOps.invert), 16),
-        DrawnSet("blurred", "12 species by day, out of focus", _beetles(7, "pretraining", 12, look=_blurred), 16),
-        DrawnSet("stars", "12 stars by number of points, slimness and filling", _stars(), 16),
+        DrawnSet("dusk", "16 species of 4 genera, in dusk", _beetles(1, "downstream", 16), 10),
+        DrawnSet("dusk-few", "20 species of 5 genera, in dusk", _beetles(2, "downstream", 20), 8),
+        DrawnSet("dusk-close", "8 species of 2 genera, in dusk", _beetles(3, "downstream", 8), 20),
+        DrawnSet("day", "16 species of 4 genera, by day", _beetles(4, "pretraining", 16), 10),
+        DrawnSet("day-genera", "16 genera, one species each, by day", _beetles(5, "pretraining", 16, step=4), 10),
+        DrawnSet("negative", "12 species, colours inverted", _beetles(6, "pretraining", 12, look=ImageOps.invert), 13),
+        DrawnSet("blurred", "12 species by day, out of focus", _beetles(7, "pretraining", 12, look=_blurred), 13),
+        DrawnSet("stars", "12 stars by number of points, slimness and filling", _stars(), 13),
     )
     return {each.name: each for each in sets}
 

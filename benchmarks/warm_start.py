@@ -39,12 +39,12 @@ from utuning.statistics import DatasetStatistics
 
 RESULT = Path(__file__).parent.parent / "docs" / "results" / "warm_start" / "table.json"
 SEEDS = (0, 1, 2)
-EPOCHS, POOL = 3, 24
+EPOCHS, POOL = 2, 24
 AFTER = (5, 10)
 COMMAND = "python benchmarks/warm_start.py"
 PAGE = """# Warm start: what a new data set gains from the searches before it
 
-`{command}`: {pool} configurations of the demo space (adapters, prefixes, prompts, side networks, LoRA, SSF), {epochs} epochs, batch 16,
+`{command}`: {pool} configurations of the demo space (adapters, prefixes, prompts, side networks, LoRA, SSF), {epochs} epochs, batch 8,
 each trained once on each of {num_sets} drawn data sets with seeds 0, 1, 2. Drawn demo data and a tiny ViT: a check of the mechanism, not
 evidence about photos. Regret: best val accuracy in the pool minus the best one found, in points, mean of 3 seeds; *cold* is the mean
 over all random orders, *warm* begins with at most {proposals} proposals from the other {others} data sets.
@@ -87,7 +87,7 @@ class Work:
 
 def space_of(epochs: int, pool: int, dataset: str = "dataset.seed=0") -> SearchSpace:
     """The demo's space on one of these data sets."""
-    sizes = ["train.batch_size=16", f"train.epochs={epochs}", f"budget.num_trials={pool}", "views=online"]
+    sizes = ["train.batch_size=8", f"train.epochs={epochs}", f"budget.num_trials={pool}", "views=online"]
     return load_space("demo", [dataset, *sizes])
 
 

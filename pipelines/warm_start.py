@@ -12,7 +12,7 @@ from math import exp, log
 from statistics import fmean, pstdev
 
 from search_spaces.domains import Picks, replay
-from search_spaces.fitting import fit, gap
+from search_spaces.fitting import Terms, fit, gap
 from search_spaces.space import Facts, SearchSpace
 from utuning.configs import TrialConfig
 from utuning.statistics import DatasetStatistics
@@ -87,6 +87,7 @@ class _Vote:
     result: Result
     picks: Picks
     trial: TrialConfig
+    terms: Terms
     weight: float
 
     @property
@@ -156,7 +157,7 @@ def _sources(history: Sequence[Remembered], statistics: DatasetStatistics) -> li
     asked = list(dict.fromkeys(search.seen for _, search in nearest))[:NEAREST]
     times = Counter(search.seen for search in history)
     return [
-        _Source(search=search, distance=distance, weight=1 / (1 + distance**2) / times[search.seen])
+        _Source(search=search, distance=distance, weight=exp(-(distance**2)) / times[search.seen])
         for distance, search in nearest
         if search.seen in asked
     ]
@@ -172,14 +173,15 @@ def _votes(
             if (picks := fit(space, result.trial, blocks)) is None:
                 continue
             trial = space.seeded(replay(picks), facts)[0]
-            weight = exp(-gap(trial, result.trial, blocks))
-            found.append(_Vote(source=source, result=result, picks=picks, trial=trial, weight=weight))
+            terms = Terms.of(trial)
+            weight = exp(-gap(terms, Terms.of(result.trial), blocks))
+            found.append(_Vote(source=source, result=result, picks=picks, trial=trial, terms=terms, weight=weight))
     return found
 
 
 def _likeness(first: _Vote, second: _Vote, num_blocks: int) -> float:
     """From 0, other methods, to 1, the same configuration."""
-    return exp(-gap(first.trial, second.trial, (num_blocks, num_blocks)))
+    return exp(-gap(first.terms, second.terms, (num_blocks, num_blocks)))
 
 
 def _support(votes: Sequence[_Vote], likeness: Sequence[float]) -> float:

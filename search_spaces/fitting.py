@@ -12,7 +12,7 @@ from typing import Any
 
 from search_spaces.domains import Choice, Domain, Interval, Picks, draw, is_domain, parse_domain, varies
 from search_spaces.space import SearchSpace
-from utuning.configs import TrialConfig, TunerConfig
+from utuning.configs import Depths, TrialConfig, TunerConfig
 from utuning.errors import PlacementError
 from utuning.placement import resolve_depths
 from utuning.tuners import TUNERS, settings_of
@@ -43,23 +43,32 @@ def fit(space: SearchSpace, trial: TrialConfig, blocks: Blocks) -> Picks | None:
     return picks
 
 
-def gap(first: TrialConfig, second: TrialConfig, blocks: Blocks) -> float:
-    """Units of difference between two trials' tuners and learning rates; infinite between other methods.
+@dataclass(frozen=True)
+class Terms:
+    """What trials are compared by: their methods, and tuners and learning rate as flat values."""
 
-    How long they train, and on what, is no part of it.
-    """
-    if [tuner.method for tuner in first.tuners] != [tuner.method for tuner in second.tuners]:
+    methods: tuple[str, ...]
+    values: Mapping[tuple[int, str], Any]
+
+    @classmethod
+    def of(cls, trial: TrialConfig) -> "Terms":
+        """How long a trial trains, and on what, is no part of it."""
+        written = {(at, key): value for at, tuner in enumerate(trial.tuners) for key, value in _as_written(tuner).items()}
+        return cls(tuple(tuner.method for tuner in trial.tuners), {(-1, "lr"): trial.train.lr, **written})
+
+
+def gap(first: Terms, second: Terms, blocks: Blocks) -> float:
+    """Units of difference between two trials; infinite between other methods."""
+    if first.methods != second.methods:
         return inf
-    total = value_gap("lr", first.train.lr, second.train.lr, blocks)
-    for one, other in zip(first.tuners, second.tuners, strict=True):
-        ours, theirs = _as_written(one), _as_written(other)
-        total += sum(value_gap(key, ours.get(key), theirs.get(key), blocks) for key in ours.keys() | theirs.keys())
-    return total
+    # Equal methods have equal settings, so the keys are the same; sorted, as sums of floats depend on their order.
+    keys = sorted(first.values.keys() | second.values.keys())
+    return sum(value_gap(key[1], first.values.get(key), second.values.get(key), blocks) for key in keys)
 
 
 def value_gap(key: str, ours: Any, theirs: Any, blocks: Blocks) -> float:
     """Units of difference between two values of a key."""
-    if _plain(ours) == _plain(theirs) and (key != "depths" or blocks[0] == blocks[1]):
+    if (ours == theirs or _plain(ours) == _plain(theirs)) and (key != "depths" or blocks[0] == blocks[1]):
         return 0.0
     if key == "method":
         return inf
@@ -131,20 +140,25 @@ def _defaults(method: str) -> dict[str, Any]:
 def _depths_gap(ours: Any, theirs: Any, blocks: Blocks) -> float:
     """Share of the blocks that one placement has and the other has not, both backbones drawn to the same height."""
     try:
-        first, second = _covered(ours, *blocks), _covered(theirs, *reversed(blocks))
+        first, second = _covered(_hashable(ours), *blocks), _covered(_hashable(theirs), *reversed(blocks))
     except PlacementError:
         return 1.0
     return len(first ^ second) / (blocks[0] * blocks[1])
 
 
-def _covered(depths: Any, num_blocks: int, slices: int) -> set[int]:
+@cache
+def _covered(depths: Depths | None, num_blocks: int, slices: int) -> frozenset[int]:
     """The blocks of a placement, each cut into so many slices."""
-    form = depths if isinstance(depths, str) else tuple(depths or range(num_blocks))
-    return {block * slices + piece for block in resolve_depths(form, num_blocks) for piece in range(slices)}
+    chosen = resolve_depths("all" if depths is None else depths, num_blocks)
+    return frozenset(block * slices + piece for block in chosen for piece in range(slices))
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _hashable(depths: Any) -> Depths | None:
+    return tuple(depths) if isinstance(depths, list) else depths
 
 
 def _is_number(value: Any) -> bool:

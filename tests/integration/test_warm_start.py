@@ -1,7 +1,7 @@
 """Earlier searches in a real store propose the first trials of a new one; nothing here needs Ray's processes."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from search_spaces.loader import load_space
 from tests.e2e.tools import draw_images, write_space
 from tests.tools import adapter, train, trial_of
 from utuning.configs import TrialConfig
-from utuning.statistics import DatasetStatistics
+from utuning.statistics import DatasetStatistics, DepthStatistics
 
 TUNERS = [{"method": "p_adapter", "ops": {"choice": [["attn"], ["mlp"], ["attn", "mlp"]]}, "bottleneck_dim": 4}]
 BEST = trial_of(adapter("attn", "mlp", bottleneck_dim=4), train=train(lr=1e-2))
@@ -54,8 +54,13 @@ def searched(tracker: Tracker, name: str, statistics: DatasetStatistics | None, 
 
 
 def moved(found: DatasetStatistics, by: float) -> DatasetStatistics:
-    states = tuple(replace(state, separability=state.separability - by) for state in found.states)
-    return replace(found, states=states, features=replace(found.features, spread=found.features.spread / 2))
+    """The statistics of another data set, all of them so far away."""
+    *states, features = (
+        DepthStatistics(**{name: value + by for name, value in asdict(each).items()})
+        for each in (*found.states, found.features)
+    )
+    sizes = {"num_classes": round(found.num_classes * (1 + 9 * by)), "num_images": found.num_images}
+    return replace(found, states=tuple(states), features=features, **sizes)
 
 
 def shown(ready: Prepared) -> str:

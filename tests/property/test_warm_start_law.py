@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.warm_start import Remembered, Result, distances, num_proposals, ordinal, propose
 from search_spaces.domains import Choice, Interval, draw, replay
-from search_spaces.fitting import fit, gap
+from search_spaces.fitting import Terms, fit, gap
 from search_spaces.loader import check_space, load_space
 from search_spaces.space import Facts, SearchSpace
 from tests.tools import adapter, train, trial_of
@@ -43,6 +43,9 @@ def space(**changes: Any) -> SearchSpace:
     return check_space(values, "tiny")
 
 
+TINY = space()
+
+
 def statistics(separability: float, num_blocks: int = 4) -> DatasetStatistics:
     one = DepthStatistics(separability=separability, nearest_mean=0.5, dimension=0.5, spread=0.5)
     return DatasetStatistics(
@@ -71,16 +74,16 @@ def fitted(space: SearchSpace, trial: TrialConfig, blocks: tuple[int, int] = (4,
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6))
 def test_what_a_space_drew_it_draws_again(seed: int) -> None:
-    for each in (DEMO, space()):
+    for each in (DEMO, TINY):
         trial = drawn(each, seed)
-        assert fitted(each, trial) == trial and gap(fitted(each, trial), trial, (4, 4)) == 0
+        assert fitted(each, trial) == trial and gap(Terms.of(fitted(each, trial)), Terms.of(trial), (4, 4)) == 0
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 12))
 def test_whatever_is_fitted_only_what_is_on_offer_is_picked(seed: int, num_blocks: int) -> None:
     trial = replace(drawn(DEMO, seed), train=train(lr=10 ** random.Random(seed).uniform(-6, 1)))
-    picks = fit(space(), trial, (4, num_blocks))
+    picks = fit(TINY, trial, (4, num_blocks))
     assert (picks is None) == (trial.method != "p_adapter")
 
     def check(where: str, domain: Choice | Interval) -> Any:
@@ -92,33 +95,33 @@ def test_whatever_is_fitted_only_what_is_on_offer_is_picked(seed: int, num_block
         return value
 
     if picks is not None:
-        draw(space().template, check)
+        draw(TINY.template, check)
 
 
 def test_a_trial_of_elsewhere_becomes_the_nearest_one_here() -> None:
     far = trial_of(adapter("attn", depths="last:6", bottleneck_dim=20), train=train(lr=0.5, epochs=99))
-    near = fitted(space(), far, (4, 12))
+    near = fitted(TINY, far, (4, 12))
     assert near.tuners[0] == adapter("attn", depths="last:2", bottleneck_dim=16)
     assert (near.train.lr, near.train.epochs) == (1e-2, 2)
     blocks = trial_of(adapter("attn", depths=(9, 10, 11), bottleneck_dim=4), train=train(lr=2e-3))
-    assert fitted(space(), blocks, (4, 12)).tuners[0].depths == "last:1"
+    assert fitted(TINY, blocks, (4, 12)).tuners[0].depths == "last:1"
     other = trial_of(adapter("mlp", "block", bottleneck_dim=4), train=train(lr=2e-3))
-    assert gap(fitted(space(), other), other, (4, 4)) >= 1
+    assert gap(Terms.of(fitted(TINY, other)), Terms.of(other), (4, 4)) >= 1
 
 
 @pytest.mark.parametrize("tuners", [(), (TunerConfig(method="lora"),), (adapter("attn"), adapter("mlp"))])
 def test_other_methods_do_not_fit(tuners: tuple[TunerConfig, ...]) -> None:
-    assert fit(space(), trial_of(*tuners), (4, 4)) is None
+    assert fit(TINY, trial_of(*tuners), (4, 4)) is None
 
 
 def test_no_history_proposes_nothing() -> None:
-    assert propose([], statistics(0.5), space(), FACTS, 9) == []
+    assert propose([], statistics(0.5), TINY, FACTS, 9) == []
     alone = search("a", 0.5, [trial_of()])
-    assert propose([alone], statistics(0.5), space(), FACTS, 9) == [], "a probe is nothing that this space draws"
+    assert propose([alone], statistics(0.5), TINY, FACTS, 9) == [], "a probe is nothing that this space draws"
 
 
 def configurations(count: int, seed: int = 0) -> list[TrialConfig]:
-    found = {trial.config_id: trial for trial in (drawn(space(), seed + at) for at in range(4 * count))}
+    found = {trial.config_id: trial for trial in (drawn(TINY, seed + at) for at in range(4 * count))}
     return list(found.values())[:count]
 
 
@@ -128,21 +131,21 @@ def test_proposals_are_distinct_ours_and_the_same_for_any_order_of_the_history(
     given: list[tuple[float, int]], shuffle: random.Random
 ) -> None:
     history = [search(f"d{at}", share, configurations(8, seed)) for at, (share, seed) in enumerate(given)]
-    found = propose(history, statistics(0.4), space(), FACTS, 6)
-    trials = [space().seeded(replay(each.picks), FACTS)[0] for each in found]
+    found = propose(history, statistics(0.4), TINY, FACTS, 6)
+    trials = [TINY.seeded(replay(each.picks), FACTS)[0] for each in found]
     assert len({trial.config_id for trial in trials}) == len(found) <= 6
     assert [trial.label for trial in trials] == [each.label for each in found]
     assert all(each.reason.startswith("like d") and "(distance " in each.reason for each in found)
     shuffled = list(history)
     shuffle.shuffle(shuffled)
-    assert propose(shuffled, statistics(0.4), space(), FACTS, 6) == found
+    assert propose(shuffled, statistics(0.4), TINY, FACTS, 6) == found
 
 
 def test_the_nearest_data_set_decides_and_places_count_not_accuracies() -> None:
     one, two = (trial_of(adapter("attn", bottleneck_dim=width), train=train(lr=3e-3)) for width in (4, 16))
     history = [search("bright", 0.9, [two, one]), search("dark", 0.1, [one, two])]
     for share, width, name in ((0.15, 4, "dark"), (0.8, 16, "bright")):
-        first, *others = propose(history, statistics(share), space(), FACTS, 9)
+        first, *others = propose(history, statistics(share), TINY, FACTS, 9)
         assert f"r{width} " in first.label and first.reason.startswith(f"like {name} (distance 0.")
         assert first.reason.endswith(f"): {first.label} was 1st of 2")
         assert not others, "the other one did worse than the middle where it counts"
@@ -151,7 +154,7 @@ def test_the_nearest_data_set_decides_and_places_count_not_accuracies() -> None:
 def test_many_searches_of_one_data_set_weigh_as_much_as_one() -> None:
     one, two = (trial_of(adapter("attn", bottleneck_dim=width), train=train(lr=3e-3)) for width in (4, 16))
     often = [replace(search("dark", 0.1, [one, two]), search_id=f"dark-{at}") for at in range(9)]
-    (first,) = propose([search("bright", 0.5, [two, one]), *often], statistics(0.45), space(), FACTS, 9)
+    (first,) = propose([search("bright", 0.5, [two, one]), *often], statistics(0.45), TINY, FACTS, 9)
     assert "r16" in first.label
 
 
@@ -159,7 +162,7 @@ def test_what_is_nearly_the_same_waits() -> None:
     rates = [trial_of(adapter("attn", bottleneck_dim=4), train=train(lr=lr)) for lr in (3e-3, 3.1e-3)]
     other = trial_of(adapter("attn", "mlp", bottleneck_dim=16), train=train(lr=3e-3))
     worse = [trial_of(adapter("attn", depths="last:1", bottleneck_dim=16), train=train(lr=lr)) for lr in (1e-3, 9e-3)]
-    found = propose([search("a", 0.5, [*rates, other, *worse])], statistics(0.5), space(), FACTS, 9)
+    found = propose([search("a", 0.5, [*rates, other, *worse])], statistics(0.5), TINY, FACTS, 9)
     assert [each.label for each in found] == [rates[0].label, other.label, rates[1].label]
 
 
