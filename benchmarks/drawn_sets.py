@@ -3,8 +3,8 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import cos, pi, sin
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -18,6 +18,8 @@ VAL_IMAGES = 160
 """About so many val images has each set, whatever its number of classes."""
 Picture = Callable[[int], Image.Image]
 """The picture of a number."""
+Classes = Sequence[tuple[str, Picture]]
+Look = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class DrawnSet:
 
     name: str
     about: str
-    classes: Sequence[tuple[str, Picture]]
+    classes: Classes
     train: int
 
     def examples(self) -> Iterator[Example]:
@@ -37,7 +39,8 @@ class DrawnSet:
                 for number in range(counts[split]):
                     encoded = io.BytesIO()
                     picture(number * len(SPLITS) + place).save(encoded, "PNG")
-                    yield Example(path=f"{split}/{label}/{number}.png", label=label, split=split, data=encoded.getvalue())
+                    path = f"{split}/{label}/{number}.png"
+                    yield Example(path=path, label=label, split=split, data=encoded.getvalue())
 
 
 def drawn_sets() -> dict[str, DrawnSet]:
@@ -55,7 +58,7 @@ def drawn_sets() -> dict[str, DrawnSet]:
     return {each.name: each for each in sets}
 
 
-def _beetles(seed: int, group: str, count: int, step: int = 1, look: Any = lambda image: image) -> list[tuple[str, Picture]]:
+def _beetles(seed: int, group: str, count: int, step: int = 1, look: Look = lambda image: image) -> Classes:
     kinds = species(seed, group, GENERA[group] * SPECIES_PER_GENUS)[::step][:count]
 
     def picture(kind: Species) -> Picture:
@@ -68,9 +71,9 @@ def _blurred(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(1.6))
 
 
-def _stars() -> list[tuple[str, Picture]]:
-    kinds = [(points, slim, full) for points in (4, 5, 6) for slim in (0.35, 0.6) for full in (False, True)]
-    return [(f"star-{points}-{slim}-{'full' if full else 'line'}", _star(points, slim, full)) for points, slim, full in kinds]
+def _stars() -> Classes:
+    kinds = product((4, 5, 6), (0.35, 0.6), (False, True))
+    return [(f"star-{'-'.join(map(str, kind))}", _star(*kind)) for kind in kinds]
 
 
 def _star(points: int, slim: float, full: bool) -> Picture:

@@ -1,4 +1,4 @@
-"""Does the memory of earlier searches help? Regret after 5 and 10 trials, begun cold and warm, on eight drawn data sets.
+"""Does the memory of earlier searches help? Regret after 5 and 10 trials, begun cold and warm, on drawn data sets.
 
     python benchmarks/warm_start.py
     python benchmarks/warm_start.py --only dusk day    # in pieces: what is measured is kept, and added to
@@ -44,10 +44,13 @@ AFTER = (5, 10)
 COMMAND = "python benchmarks/warm_start.py"
 PAGE = """# Warm start: what a new data set gains from the searches before it
 
-`{command}`: {pool} configurations of the demo space (adapters, prefixes, prompts, side networks, LoRA, SSF), {epochs} epochs, batch 8,
-each trained once on each of {num_sets} drawn data sets with seeds 0, 1, 2. Drawn demo data and a tiny ViT: a check of the mechanism, not
-evidence about photos. Regret: best val accuracy in the pool minus the best one found, in points, mean of 3 seeds; *cold* is the mean
-over all random orders, *warm* begins with at most {proposals} proposals from the other {others} data sets.
+`{command}`: {pool} configurations of the demo space (adapters, prefixes, prompts, side networks,
+LoRA, SSF), {epochs} epochs, batch 8, each trained once on each of {num_sets} drawn data sets with seeds 0, 1, 2.
+Drawn demo data and a tiny ViT: a check of the mechanism, not evidence about photos. Regret: best val accuracy
+in the pool minus the best one found, in points, mean of 3 seeds; *cold* is the mean over all random orders,
+*warm* begins with at most {proposals} proposals from searches of the other {others} data sets. *Nearest* is the
+data set that speaks most for the first proposal. *All alike* gives every earlier data set the same weight: the
+difference to *warm* is what the statistics add.
 
 | data set | what it shows | best val % | nearest | {heads} |
 |---|---|---:|---|{rules}
@@ -72,7 +75,8 @@ class Work:
         statistics, drawn_s = measured(ready, Workspace(self.folder)), time.perf_counter() - started
         vals = []
         for seed in SEEDS:
-            trials = [replace(trial, train=replace(trial.train, seed=seed)) for trial in pool_of(ready.space, ready.facts)]
+            pool = pool_of(ready.space, ready.facts)
+            trials = [replace(trial, train=replace(trial.train, seed=seed)) for trial in pool]
             vals.append(accuracies(ready, train_together(ready, trials), "val"))
         return {
             "name": name,
@@ -115,11 +119,14 @@ def simulate(tables: Mapping[str, Mapping[str, Any]], space: SearchSpace) -> lis
                     regret = max(vals) - expected_best(vals, order, count)
                     regrets.setdefault(f"{kind} after {count}", []).append(100 * regret)
         nearest = propose(history, statistics, space, _facts(name), 1)
-        rows.append({"name": name, "best": fmean(map(max, table["val"])), "regret": regrets, "first": nearest[0].reason})
+        first = nearest[0].reason if nearest else "nothing"
+        rows.append({"name": name, "best": fmean(map(max, table["val"])), "regret": regrets, "first": first})
     return rows
 
 
-def proposed(history: Sequence[Remembered], statistics: DatasetStatistics, space: SearchSpace, facts: Facts) -> list[int]:
+def proposed(
+    history: Sequence[Remembered], statistics: DatasetStatistics, space: SearchSpace, facts: Facts
+) -> list[int]:
     """Places in the pool of what is proposed, in order."""
     places = {trial.config_id: place for place, trial in enumerate(pool_of(space, facts))}
     found = propose(history, statistics, space, facts, MOST_PROPOSALS)
@@ -140,11 +147,12 @@ def expected_best(vals: Sequence[float], first: Sequence[int], count: int) -> fl
 
 def _remembered(table: Mapping[str, Any], space: SearchSpace, place: int) -> Remembered:
     """A whole search of the pool on one data set, with one seed."""
-    trials, vals = pool_of(space, _facts(table["name"])), table["val"][place]
-    trials = [replace(trial, dataset=table["name"]) for trial in trials]
+    name, vals = table["name"], table["val"][place]
+    trials = [replace(trial, dataset=name) for trial in pool_of(space, _facts(name))]
+    statistics = DatasetStatistics.from_dict(table["statistics"])
     order = sorted(range(len(vals)), key=lambda at: (-vals[at], at))
     results = tuple(Result(trial=trials[at], place=place) for place, at in enumerate(order, 1))
-    return Remembered(search_id=table["name"], statistics=DatasetStatistics.from_dict(table["statistics"]), results=results)
+    return Remembered(search_id=name, statistics=statistics, results=results)
 
 
 def _facts(name: str) -> Facts:
@@ -192,15 +200,16 @@ def markdown(tables: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str
     for kind in kinds:
         if not kind.startswith("cold"):
             spared = _shown(found[kind]["spared"], found[kind]["spared_ci"])
-            lines.append(f"- {kind}: {spared} points less regret than cold; better on {found[kind]['better_on']} of {len(rows)}.")
+            better = f"better on {found[kind]['better_on']} of {len(rows)}"
+            lines.append(f"- {kind}: {spared} points less regret than cold; {better}.")
     seeds, between = noise(tables)
+    seconds = sum(table["seconds"] for table in tables.values())
     lines += [
         "",
-        f"*All alike* gives every earlier data set the same weight: the difference to *warm* is what the statistics add. *Nearest* is the data set",
-        f"that speaks most for the first proposal. A configuration's val varies by {seeds:.1f} points (standard deviation over seeds), configurations",
-        f"by {between:.1f} points; a search picks the luckiest val, so part of every regret is noise.",
-        f"Measuring took {sum(table['seconds'] for table in tables.values()):.0f} s of one core in all.",
-    ]  # fmt: skip
+        f"A configuration's val varies by {seeds:.1f} points (standard deviation over seeds), configurations by",
+        f"{between:.1f} points; a search picks the luckiest val, so part of every regret is noise. Measuring took",
+        f"{seconds:.0f} s of one core in all.",
+    ]
     return head + "\n".join(lines) + "\n"
 
 
@@ -251,7 +260,8 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(max(1, min(options.processes, len(missing)))) as pool:
             for table in pool.imap_unordered(work.measure, missing):
                 tables[table["name"]] = table
-                print(f"{table['name']}: {table['seconds']:.0f} s, best val {max(map(max, table['val'])):.3f}", flush=True)
+                best = max(map(max, table["val"]))
+                print(f"{table['name']}: {table['seconds']:.0f} s, best val {best:.3f}", flush=True)
                 write(tables, options.epochs, options.pool, options.result)
     write(tables, options.epochs, options.pool, options.result)
 

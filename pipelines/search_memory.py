@@ -35,7 +35,9 @@ def warmed(ready: Prepared, workspace: Workspace, tracker: Tracker, *, resume: b
     return replace(ready, warm=_warm_start(ready, workspace, history) if history else WarmStart(note=NO_HISTORY))
 
 
-def remember(tracker: Tracker, parent_run_id: str, warm: WarmStart | None, statistics: DatasetStatistics | None) -> None:
+def remember(
+    tracker: Tracker, parent_run_id: str, warm: WarmStart | None, statistics: DatasetStatistics | None
+) -> None:
     """Keep what this search begins with, and the statistics of its data for later ones.
 
     Raises:

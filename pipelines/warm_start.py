@@ -163,9 +163,7 @@ def _sources(history: Sequence[Remembered], statistics: DatasetStatistics) -> li
     ]
 
 
-def _votes(
-    sources: Iterable[_Source], statistics: DatasetStatistics, space: SearchSpace, facts: Facts
-) -> list[_Vote]:
+def _votes(sources: Iterable[_Source], statistics: DatasetStatistics, space: SearchSpace, facts: Facts) -> list[_Vote]:
     found = []
     for source in sources:
         blocks = statistics.num_blocks, source.search.statistics.num_blocks

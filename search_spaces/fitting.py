@@ -53,8 +53,9 @@ class Terms:
     @classmethod
     def of(cls, trial: TrialConfig) -> "Terms":
         """How long a trial trains, and on what, is no part of it."""
-        written = {(at, key): value for at, tuner in enumerate(trial.tuners) for key, value in _as_written(tuner).items()}
-        return cls(tuple(tuner.method for tuner in trial.tuners), {(-1, "lr"): trial.train.lr, **written})
+        tuners = [_as_written(tuner) for tuner in trial.tuners]
+        values = {(at, key): value for at, tuner in enumerate(tuners) for key, value in tuner.items()}
+        return cls(tuple(tuner.method for tuner in trial.tuners), {(-1, "lr"): trial.train.lr, **values})
 
 
 def gap(first: Terms, second: Terms, blocks: Blocks) -> float:
@@ -100,7 +101,8 @@ class _Fitting:
         if isinstance(node, Mapping):
             known = given if isinstance(given, Mapping) else {}
             # Of training's fixed values the rate alone tells trials apart: the others are the whole search's.
-            names = [name for name in node if name in known and (key != "train" or name == "lr" or is_domain(node[name]))]
+            fixed = {name for name in node if key == "train" and name != "lr" and not is_domain(node[name])}
+            names = [name for name in node if name in known and name not in fixed]
             return sum((self.node(node[name], known[name], _join(where, name), name) for name in names), _Fit())
         if isinstance(node, list) and key != "depths":
             if not isinstance(given, list) or len(given) != len(node):

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from utuning.backbone import Backbone
 from utuning.data.loader import Loader
@@ -110,7 +111,8 @@ def depth_statistics(x_ND: Tensor, labels_N: Tensor) -> DepthStatistics:
     # Rounding alone leaves this much of features that are all alike.
     if total <= 1e-12 * energy or energy == 0:
         return DepthStatistics(separability=0.0, nearest_mean=0.0, dimension=0.0, spread=0.0)
-    own_NC = torch.nn.functional.one_hot(labels_N.unique(return_inverse=True)[1]).double()
+    classes_N = torch.from_numpy(np.unique(labels_N.numpy(), return_inverse=True)[1])
+    own_NC = one_hot(classes_N).double()
     return DepthStatistics(
         separability=_separability(centred_ND, own_NC, total),
         nearest_mean=_nearest_mean(centred_ND, own_NC),

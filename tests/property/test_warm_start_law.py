@@ -179,7 +179,8 @@ def test_baselines_are_not_proposed() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0, 1))
 def test_distances_are_zero_to_oneself_and_grow_with_the_difference(shares: list[float], own: float) -> None:
     found = distances([statistics(share) for share in shares], statistics(own))
-    assert all((distance == 0) == (share == own) or abs(share - own) < 1e-6 for share, distance in zip(shares, found))
+    pairs = list(zip(shares, found, strict=True))
+    assert all((distance == 0) == (share == own) or abs(share - own) < 1e-6 for share, distance in pairs)
     order = sorted(range(len(shares)), key=lambda at: abs(shares[at] - own))
     assert [round(found[at], 6) for at in order] == sorted(round(distance, 6) for distance in found)
 
@@ -193,6 +194,5 @@ def test_half_of_a_search_is_proposed_at_most() -> None:
 
 
 def test_ordinals() -> None:
-    assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 102, 113)] == (
-        "1st 2nd 3rd 4th 11th 12th 13th 21st 102nd 113th".split()
-    )
+    numbers = (1, 2, 3, 4, 11, 12, 13, 21, 102, 113)
+    assert " ".join(map(ordinal, numbers)) == "1st 2nd 3rd 4th 11th 12th 13th 21st 102nd 113th"
