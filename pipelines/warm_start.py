@@ -156,8 +156,10 @@ def _sources(history: Sequence[Remembered], statistics: DatasetStatistics) -> li
     nearest = sorted(zip(apart, history, strict=True), key=lambda pair: (pair[0], pair[1].search_id))
     asked = list(dict.fromkeys(search.seen for _, search in nearest))[:NEAREST]
     times = Counter(search.seen for search in history)
+    # In ratio to the nearest one's weight, which may be too small a number for itself.
+    least = min(apart, default=0.0) ** 2
     return [
-        _Source(search=search, distance=distance, weight=exp(-(distance**2)) / times[search.seen])
+        _Source(search=search, distance=distance, weight=exp(least - distance**2) / times[search.seen])
         for distance, search in nearest
         if search.seen in asked
     ]

@@ -158,6 +158,15 @@ def test_many_searches_of_one_data_set_weigh_as_much_as_one() -> None:
     assert "r16" in first.label
 
 
+def test_a_data_set_like_no_other_still_asks_the_nearest() -> None:
+    one, two = (trial_of(adapter("attn", bottleneck_dim=width), train=train(lr=3e-3)) for width in (4, 16))
+    crowd = [search(f"d{at}", 0.5, [one, two]) for at in range(2000)]
+    far = replace(statistics(0.9), num_classes=5000, num_images=10**9)
+    assert distances([each.statistics for each in crowd], far)[0] > 20
+    (first,) = propose(crowd, far, TINY, FACTS, 9)
+    assert first.label == one.label
+
+
 def test_what_is_nearly_the_same_waits() -> None:
     rates = [trial_of(adapter("attn", bottleneck_dim=4), train=train(lr=lr)) for lr in (3e-3, 3.1e-3)]
     other = trial_of(adapter("attn", "mlp", bottleneck_dim=16), train=train(lr=3e-3))
