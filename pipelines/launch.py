@@ -28,6 +28,7 @@ def launch(
     tracking_uri: str | None = None,
     resume: bool = False,
     isolated: bool = False,
+    warm_start: bool = False,
 ) -> "tuple[Prepared, Finished]":
     """Load a space, show its plan, search it, show what came out; `fixed` allows one configuration only.
 
@@ -41,10 +42,15 @@ def launch(
         from pipelines.bar import progress_bar
         from pipelines.plan import prepare_search
         from pipelines.search import run_search
+        from pipelines.search_memory import warmed
+        from pipelines.tracking import Tracker
 
         crew = crew_for(space)
         with progress_bar(console) as progress:
             ready = prepare_search(space, workspace, progress)
+        if warm_start or resume:
+            tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+            ready = warmed(ready, workspace, tracker, resume=resume)
         show.show_plan(ready, console)
         finished = run_search(ready, crew, workspace=workspace, tracking_uri=tracking_uri, resume=resume)
     show.show_finished(finished, workspace, ready, console)

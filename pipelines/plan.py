@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, replace
 
 from pipelines.datasets import prepared
+from pipelines.warm_start import Proposal, WarmStart
 from pipelines.workspace import Workspace
+from search_spaces.domains import Picks, replay
 from search_spaces.space import Facts, SearchSpace
 from utuning.backbone import Backbone
 from utuning.configs import TrialConfig, digest
@@ -28,6 +30,24 @@ class Prepared:
     facts: Facts
     notes: tuple[str, ...] = ()
     """What makes its numbers incomparable with others of the same protocol."""
+    warm: WarmStart | None = None
+    """What earlier searches propose; None if nobody asked."""
+
+    @property
+    def proposals(self) -> tuple[Proposal, ...]:
+        """What is tried right after the baselines."""
+        return () if self.warm is None else self.warm.proposals
+
+    @property
+    def picked(self) -> list[Picks]:
+        """The proposals as the space draws them."""
+        return [proposal.picks for proposal in self.proposals]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why a configuration was proposed, by its id."""
+        proposed = ((self.space.seeded(replay(each.picks), self.facts)[0], each.reason) for each in self.proposals)
+        return {trial.config_id: reason for trial, reason in proposed}
 
 
 def prepare_search(space: SearchSpace, workspace: Workspace, progress: Progress | None = None) -> Prepared:
@@ -58,14 +78,16 @@ def probing_trials(ready: Prepared) -> list[TrialConfig]:
 
 
 def planned_trials(ready: Prepared) -> list[TrialConfig]:
-    """The trials known before the search starts: all of a random one, the baselines of an adaptive one."""
-    adaptive = ready.space.budget.searcher == "optuna"
-    return ready.space.baseline_trials(ready.facts) if adaptive else expected_trials(ready)
+    """The trials known before the search starts: all of a random one, baselines and proposals of an adaptive one."""
+    if ready.space.budget.searcher != "optuna":
+        return expected_trials(ready)
+    proposed = [trial for picks in ready.picked for trial in ready.space.seeded(replay(picks), ready.facts)]
+    return ready.space.baseline_trials(ready.facts) + proposed
 
 
 def expected_trials(ready: Prepared) -> list[TrialConfig]:
     """As many trials as a search has; random ones stand for those that an adaptive one will choose."""
-    return ready.space.baseline_trials(ready.facts) + ready.space.random_trials(ready.facts)
+    return ready.space.baseline_trials(ready.facts) + ready.space.random_trials(ready.facts, ready.picked)
 
 
 def expected_finals(ready: Prepared) -> list[TrialConfig]:

@@ -40,6 +40,8 @@ class Recorder(Callback):  # type: ignore[misc]
     store: ProgressStore
     service: Any
     kind: Kind = "trial"
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why a configuration was proposed, by its id."""
     run_ids: dict[str, str] = field(default_factory=dict)
     spared: Tally = field(default_factory=Tally)
 
@@ -53,8 +55,9 @@ class Recorder(Callback):  # type: ignore[misc]
         if trial.trial_id in self.run_ids:
             self.tracker.note(self.run_ids[trial.trial_id], "goes_on_as", config.name)
         else:
+            why = {"warm_start": self.reasons[config.config_id]} if config.config_id in self.reasons else {}
             self.run_ids[trial.trial_id] = self.tracker.start_trial(
-                self.parent_run_id, config, self.tags, kind=self.kind
+                self.parent_run_id, config, {**self.tags, **why}, kind=self.kind
             )
         self.board.start(trial.trial_id, config.name, config.train.epochs)
 

@@ -17,6 +17,7 @@ from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
 from pipelines.promotion import Decision
 from pipelines.schedulers import make_scheduler
+from pipelines.search_memory import measured_if_possible, remember
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
@@ -51,11 +52,13 @@ def run_search(
     """
     tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
     search_id = _search_id(ready, tracker, resume)
+    statistics = measured_if_possible(ready, workspace)  # while Ray starts
     crew, tags = crew_when_ready(), _tags(ready)
     # Ray reads its environment when it is imported, and the crew sets that first.
     from pipelines.finals import measure_test
 
     parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
+    remember(tracker, parent, ready.warm, statistics)
     shared = _share(ready, crew, workspace, search_id)
     try:
         spared_s = _tune(ready, crew, shared, tracker, parent, tags, search_id)
@@ -144,12 +147,14 @@ def _tune(
 
     space = ready.space
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
-    searcher = SpaceSearcher(space, ready.facts, done)
+    searcher = SpaceSearcher(space, ready.facts, done, ready.picked)
     if len(done) >= space.num_trials:
         return 0.0
     searched = space.budget.scheduler != "pbt"  # Tune's PBT refuses searchers
     with Board(title=f"search {search_id}", num_trials=space.num_trials) as board:
-        recorder = Recorder(tracker, parent, tags, board, ProgressStore(shared.members), crew.service)
+        recorder = Recorder(
+            tracker, parent, tags, board, ProgressStore(shared.members), crew.service, reasons=ready.reasons
+        )
         run_trials(
             crew,
             shared,

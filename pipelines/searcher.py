@@ -1,13 +1,13 @@
-"""Who suggests trials: the baselines first, then random configurations or Optuna's, never one twice."""
+"""Who suggests trials: the baselines, then proposals, then random configurations or Optuna's, never one twice."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from pipelines.roster import ERROR
-from search_spaces.domains import Choice, Domain, Interval
+from search_spaces.domains import Choice, Domain, Interval, Picks
 from search_spaces.space import Facts, SearchSpace
 from utuning.configs import TrialConfig
 
@@ -24,16 +24,19 @@ class SpaceSearcher(Searcher):  # type: ignore[misc]
         space: what to search.
         facts: fingerprints and classes.
         done: final metric of each trial that is already finished, by trial id.
+        first: picks of the configurations that are tried right after the baselines.
     """
 
-    def __init__(self, space: SearchSpace, facts: Facts, done: Mapping[str, float]) -> None:
+    def __init__(
+        self, space: SearchSpace, facts: Facts, done: Mapping[str, float], first: Sequence[Picks] = ()
+    ) -> None:
         super().__init__(metric=space.metric, mode="max" if space.maximise else "min")
         self._space, self._facts, self._done = space, facts, dict(done)
         self._by_tune_id: dict[str, TrialConfig] = {}
         self._queue = self._not_done(space.baseline_trials(facts))
-        self._adaptive = None if space.budget.searcher == "random" else _Optuna(space, facts)
+        self._adaptive = None if space.budget.searcher == "random" else _Optuna(space, facts, first)
         if self._adaptive is None:
-            self._queue += self._not_done(space.random_trials(facts))
+            self._queue += self._not_done(space.random_trials(facts, first))
 
     def suggest(self, trial_id: str) -> Any:
         """Give Tune the next trial's configuration, or say that there are no more."""
@@ -84,12 +87,14 @@ def tune_config(trial: TrialConfig) -> dict[str, Any]:
 class _Optuna:
     """Optuna's tree-structured Parzen estimator over a space's domains; a configuration's value is its seeds' mean."""
 
-    def __init__(self, space: SearchSpace, facts: Facts) -> None:
+    def __init__(self, space: SearchSpace, facts: Facts, first: Sequence[Picks]) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=space.budget.seed)
         self._study = optuna.create_study(direction="maximize" if space.maximise else "minimize", sampler=sampler)
+        for picks in first:
+            self._study.enqueue_trial(dict(picks))
         self._failed = optuna.trial.TrialState.FAIL
         self._space, self._facts = space, facts
         self._asked: dict[str, Any] = {}

@@ -40,6 +40,11 @@ def show_plan(ready: Prepared, console: Console) -> None:
     console.print(f"  search     {_search(ready)}", highlight=False)
     console.print(f"  finals     {_finals(ready)}", highlight=False)
     console.print(trainable_table(ready, planned_trials(ready)))
+    if ready.warm is not None:
+        console.print(f"  warm start {ready.warm.note}", highlight=False, soft_wrap=True)
+        for place, each in enumerate(ready.proposals, 1):
+            said = f"    {place:>2}. {each.label}: {each.reason}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_forecast(forecast: Forecast, console: Console) -> None:

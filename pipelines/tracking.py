@@ -6,6 +6,7 @@ Only the driver process uses this. MLflow is imported when a store is opened, so
 import json
 import math
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,14 @@ class RunRecord:
     subset: bool = False
     data_warnings: tuple[str, ...] = ()
     weights: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord:
+    """One search's parent run."""
+
+    run_id: str
+    search_id: str
 
 
 class Tracker:
@@ -91,6 +100,13 @@ class Tracker:
             return sorted(
                 experiment.name for experiment in self.client.search_experiments() if experiment.name != "Default"
             )
+
+    def searches(self, space_name: str) -> list[SearchRecord]:
+        """List the searches of a space, newest first; none if there is no such space."""
+        with in_words(f"list the searches of {space_name!r}"):
+            experiment = self.client.get_experiment_by_name(space_name)
+            runs = [] if experiment is None else list(self._search(experiment.experiment_id, "search"))
+            return [SearchRecord(run_id=run.info.run_id, search_id=run.data.tags["search_id"]) for run in runs]
 
     def unfinished_search(self, space_name: str, space_digest: str) -> str:
         """Give the `search_id` of the newest search of this space, by its tag `space_digest`, that did not finish.
@@ -210,6 +226,18 @@ class Tracker:
         with in_words(f"copy {folder} of run {run_id} to {str(to)!r}"):
             self.fetch(f"{self.client.get_run(run_id).info.artifact_uri}/{folder}", to)
         return to
+
+    def keep(self, run_id: str, name: str, values: Mapping[str, Any]) -> None:
+        """Store plain values with a run, as a JSON file."""
+        with in_words(f"store {name}"):
+            self.client.log_dict(run_id, dict(values), name)
+
+    def kept(self, run_id: str, name: str) -> Any:
+        """Read the values of a JSON file that `keep` stored; None if there is none. Raises ValueError for no JSON."""
+        with in_words(f"read {name} of run {run_id}"), tempfile.TemporaryDirectory() as folder:
+            if name not in {file.path for file in self.client.list_artifacts(run_id)}:
+                return None
+            return json.loads(Path(self.client.download_artifacts(run_id, name, folder)).read_text())
 
     def finish_search(self, run_id: str, status: Status, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """End the parent run of a search."""

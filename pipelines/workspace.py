@@ -34,6 +34,10 @@ class Workspace:
         """What searches keep while they run: checkpoints and Ray's own state."""
         return self.root.absolute() / "searches"
 
+    def statistics(self, key: str) -> Path:
+        """Statistics of a data set as a backbone sees it."""
+        return self.root.absolute() / "statistics" / f"{key}.json"
+
     def prediction(self, space_digest: str) -> Path:
         """What `utuning plan` said of a search, for its report."""
         return self.root.absolute() / "plans" / f"{space_digest}.json"

@@ -45,6 +45,8 @@ class Interval:
 Domain = Choice | Interval
 Pick = Callable[[str, Domain], Any]
 """Decides a domain that is met at a path: the place of a choice's value, or an interval's number."""
+Picks = Mapping[str, Any]
+"""What was decided at each path that was met."""
 KINDS = ("choice", "uniform", "loguniform", "randint")
 
 
@@ -95,6 +97,11 @@ def draw(node: Any, pick: Pick, where: str = "") -> Any:
         place = pick(where, domain) if varies(domain) else 0
         return draw(domain.values[place], pick, _join(where, place))
     return _rebuilt(node, [draw(child, pick, path) for path, child in _children(node, where)])
+
+
+def replay(picks: Picks) -> Pick:
+    """Decide again as it was decided once."""
+    return lambda where, domain: picks[where]
 
 
 def variants(node: Any, where: str = "") -> list[Any]:

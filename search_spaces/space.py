@@ -1,11 +1,11 @@
 """A search space: one data set, one backbone, and what to try on it."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from search_spaces.domains import Domain, Pick, draw, find_domains, variants
+from search_spaces.domains import Domain, Pick, Picks, draw, find_domains, replay, variants
 from utuning.configs import BackboneConfig, CacheDtype, Precision, Recipe, TrainConfig, TrialConfig, TunerConfig, Views
 from utuning.data.protocols import FINAL_SEEDS, VAL_FRACTION, ProtocolName, find_protocol
 from utuning.tuners import tuner_row
@@ -137,14 +137,18 @@ class SearchSpace:
             for seed in self.seeds
         ]
 
-    def random_trials(self, facts: Facts) -> list[TrialConfig]:
-        """As many different random configurations as the budget says (or exist), one trial for each seed."""
+    def random_trials(self, facts: Facts, first: Sequence[Picks] = ()) -> list[TrialConfig]:
+        """As many different random configurations as the budget says (or exist), one trial for each seed.
+
+        What is picked `first` counts, and takes the place of random ones.
+        """
         rng = random.Random(self.budget.seed)
+        drawn: list[Pick] = [lambda where, domain: domain.sample(rng)] * (self.budget.num_trials * 50)
         chosen: dict[str, list[TrialConfig]] = {}
-        for _ in range(self.budget.num_trials * 50):
+        for pick in (*map(replay, first), *drawn):
             if len(chosen) == self.budget.num_trials:
                 break
-            trials = self.seeded(lambda where, domain: domain.sample(rng), facts)
+            trials = self.seeded(pick, facts)
             chosen.setdefault(trials[0].config_id, trials)
         return [trial for trials in chosen.values() for trial in trials]
 

@@ -24,6 +24,7 @@ Cluster = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="data-parallel workers of each cohort")]
 Isolated = Annotated[bool, typer.Option("--isolated", help="a worker group for each trial: slower, same results")]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the last search of this space that was cut off")]
+WarmStart = Annotated[bool, typer.Option("--warm-start", help="try first what did well on data sets that are alike")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 HOME = Path("runs")
 BundleFolder = Annotated[Path, typer.Argument(help="a folder that `utuning pull` made")]

@@ -14,6 +14,7 @@ from pipelines.commands.options import (
     Space,
     Tier,
     Tracking,
+    WarmStart,
     Workers,
     console,
 )
@@ -27,7 +28,9 @@ def plan(
     cluster: Cluster = "local",
     num_workers: Workers = None,
     ahead: Ahead = False,
+    warm_start: WarmStart = False,
     home: Home = HOME,
+    tracking_uri: Tracking = None,
 ) -> None:
     """Show what a search would do and what it would cost, without doing it.
 
@@ -45,6 +48,12 @@ def plan(
         show.show_ahead(searched, look_ahead(searched, profile), terminal)
         return
     ready = plan.prepare_search(load_space(space, overrides or (), tier), workspace)
+    if warm_start:
+        from pipelines.search_memory import warmed
+        from pipelines.tracking import Tracker
+
+        tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+        ready = warmed(ready, workspace, tracker, resume=False)
     show.show_plan(ready, terminal)
     found = forecast.forecast(ready, profile, *forecast.stand_in(profile))
     show.show_forecast(found, terminal)
@@ -59,6 +68,7 @@ def search(
     num_workers: Workers = None,
     resume: Resume = False,
     isolated: Isolated = False,
+    warm_start: WarmStart = False,
     home: Home = HOME,
     tracking_uri: Tracking = None,
 ) -> None:
@@ -66,7 +76,13 @@ def search(
 
     Example: utuning search demo budget.num_trials=4 --cluster local
     """
-    options = {"tier": tier, "tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
+    options = {
+        "tier": tier,
+        "tracking_uri": tracking_uri,
+        "resume": resume,
+        "isolated": isolated,
+        "warm_start": warm_start,
+    }
     _run(space, overrides, cluster, num_workers, home, **options)
 
 
