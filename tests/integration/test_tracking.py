@@ -159,7 +159,9 @@ def test_test_is_measured_once(tracker: Tracker) -> None:
 
 def test_a_final_is_a_run_of_its_own_that_keeps_its_answers(tracker: Tracker, tmp_path: Path) -> None:
     parent = start(tracker, "finals")
-    child = tracker.start_trial(parent, TRIAL, {"data_val": "as given", "data_subset": "true", "data_warnings": '["w"]'})
+    child = tracker.start_trial(
+        parent, TRIAL, {"data_val": "as given", "data_subset": "true", "data_warnings": '["w"]'}
+    )
     final = tracker.start_trial(parent, TRIAL, kind="final")
     assert final != child and tracker.start_trial(parent, TRIAL, kind="final") == final
     records = {record.run_id: record for record in tracker.runs("finals")}
