@@ -118,7 +118,7 @@ def test_ours_ranks_among_rows_of_its_checkpoint_and_protocol_alone() -> None:
         {"subset": True},
         {"val_from": ""},
         {"val_from": "0.2 of train, stratified, seed 0"},
-    ],  # fmt: skip
+    ],
 )
 def test_other_weights_protocols_and_part_of_a_test_split_do_not_rank_with_vpts(changes: dict[str, Any]) -> None:
     (mine,) = ours(made := compare("cub200", rows([run("cub200", 0.99, **changes)])))
