@@ -210,6 +210,8 @@ def markdown(tables: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str
         f"{between:.1f} points; a search picks the luckiest val, so part of every regret is noise. Measuring took",
         f"{seconds:.0f} s of one core in all.",
     ]
+    if len(rows) < len(about):
+        lines += ["", f"Not all: {len(rows)} of {len(about)} data sets are measured so far."]
     return head + "\n".join(lines) + "\n"
 
 
