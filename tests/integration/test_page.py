@@ -62,8 +62,7 @@ DROP = """async ([bytes]) => {
 }"""
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESK])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "dark"), (DESK, "light")])
 def test_an_image_gives_each_tuners_five_best(
     browser: Any, bundles: dict[str, Path], viewport: dict[str, int], scheme: str
 ) -> None:
