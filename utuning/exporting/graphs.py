@@ -92,6 +92,8 @@ def _write_onnx(program: ExportedProgram, inputs: Inputs, sizes: Any, path: Path
         except Exception as error:  # an operator that the exporter does not know, deep inside it
             raise ConfigError(f"the graph cannot be written as onnx: {_first_line(error)}; try --to pt2") from error
         assert onnx_program is not None
+        for node in onnx_program.model.graph.all_nodes():
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # decompositions make new ones
         onnx_program.save(path)
 
 
