@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from pipelines.graph_readme import bank_readme, single_readme
@@ -137,7 +137,7 @@ def _rows(
     if images is not None:
         pixels = _read(images, backbone.preprocessing)
         places = torch.arange(max(len(pixels), len(members)))
-        sets[str(images)] = (pixels[places % len(pixels)], places % len(members))
+        sets[images.resolve().name] = (pixels[places % len(pixels)], places % len(members))
     return {
         name: (pixels, tuner, _expected(backbone, members, pixels, tuner)) for name, (pixels, tuner) in sets.items()
     }
@@ -178,7 +178,7 @@ def _write_tuners(
         inputs = {"images": pixels, "tuner": tuner}
         checks += compare(name, _of(run, inputs, bank=packed), torch.cat([expected, missing], dim=1))
     check_parity(checks, form)
-    save_file(dict(packed), partial / TENSORS)
+    (partial / TENSORS).write_bytes(save(dict(packed)))
     tuners = [
         {
             "name": name,
@@ -219,7 +219,7 @@ def _tests(bundle: Bundle, images: Path | None, preprocessing: Preprocessing) ->
     """Images to compare on: more than one of each kind, so that a batch of several is one of different ones."""
     probe = enlarged(bundle.probe.images, preprocessing.img_size)
     tests = {"probe images": probe[torch.arange(max(4, len(probe))) % len(probe)]}
-    return tests if images is None else {**tests, str(images): _read(images, preprocessing)}
+    return tests if images is None else {**tests, images.resolve().name: _read(images, preprocessing)}
 
 
 def _read(folder: Path, preprocessing: Preprocessing) -> Tensor:

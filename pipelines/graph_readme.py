@@ -19,7 +19,7 @@ RUN_ONE = {
 }
 RUN_BANK = {
     "onnx": '(logits,) = session.run(["logits"], {"images": images, "tuner": rows, **bank})',
-    "pt2": """bank = {name: torch.from_numpy(value) for name, value in bank.items()}
+    "pt2": """bank = {name: torch.from_numpy(bank[name]) for name in sorted(bank)}  # pt2 takes them in this order
 logits = model(images=torch.from_numpy(images), tuner=torch.from_numpy(rows), bank=bank).detach().numpy()""",
 }
 PICKLE = {

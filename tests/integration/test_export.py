@@ -124,12 +124,13 @@ def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=CLOSE, atol=CLOSE)
 
 
-def test_the_engine_as_onnx(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_engine_as_onnx(home: Home) -> None:
     folder = home.onnx()
     assert {path.name for path in folder.iterdir()} == {
         "model.onnx", "labels.json", "preprocessing.json", "parity.json", "manifest.json", "README.md"
     }  # fmt: skip
     assert_sound(folder, 2)
+    assert b".py" not in (folder / "model.onnx").read_bytes()
     images = batch(size=7, seed=5).images
     close(graph(folder)(images=images.numpy()), home.expected("prompts", images))
     (given,) = onnxruntime.InferenceSession(folder / "model.onnx").get_inputs()
@@ -155,6 +156,7 @@ def test_merged_as_pt2_and_without_pickle(home: Home) -> None:
     close(torch.from_numpy(names["logits"]), home.expected("lora", torch.from_numpy(names["images"])))
     with zipfile.ZipFile(folder / "model.pt2") as archive:
         contents = {entry.filename.partition("/")[2]: archive.read(entry) for entry in archive.infolist()}
+    assert not any(b".py" in content for name, content in contents.items() if name.startswith("models/"))
     assert not any(content for name, content in contents.items() if name.endswith((".pt", ".pkl")))
     settings = [json.loads(content) for name, content in contents.items() if name.endswith("_config.json")]
     assert settings and not any(each["use_pickle"] for every in settings for each in every["config"].values())
@@ -199,8 +201,9 @@ def test_a_graph_that_answers_otherwise_leaves_nothing(
 ) -> None:
     altered = shutil.copytree(home.onnx_bank(), tmp_path / "altered")
     model = onnx.load(altered / "model.onnx")
-    (bias,) = [each for each in model.graph.initializer if each.name.endswith("blocks.1.mlp.fc2.bias")]
-    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.1, bias.name))
+    (patches,) = [each for each in model.graph.initializer if each.name.endswith("patch_embed.proj.weight")]
+    values = onnx.numpy_helper.to_array(patches)
+    patches.CopyFrom(onnx.numpy_helper.from_array(values + np.float32(0.1), patches.name))
     onnx.save(model, altered / "model.onnx")
     assert home.export(home.root / "later", "--to", "onnx-bank", "--graph", altered, "--out", tmp_path / "x") == 1
     said = capsys.readouterr().err

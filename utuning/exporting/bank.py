@@ -100,9 +100,10 @@ class Bank:
         return packed
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The size that each input has for one tuner, in the order of the graph's inputs."""
-        tuners = {f"{slot.name}.{key}": shape for slot in self.slots for key, shape in slot.shapes.items()}
-        return {**tuners, HEAD_WEIGHT: (self.num_classes, self.num_features), HEAD_BIAS: (self.num_classes,)}
+        """The size of each input for one tuner, in the order of the graph's inputs: that of their names."""
+        shapes = {f"{slot.name}.{key}": shape for slot in self.slots for key, shape in slot.shapes.items()}
+        shapes |= {HEAD_WEIGHT: (self.num_classes, self.num_features), HEAD_BIAS: (self.num_classes,)}
+        return dict(sorted(shapes.items()))
 
     def _tensors(self, backbone: Backbone, name: str, member: Member) -> dict[str, Tensor]:
         if member.backbone_fingerprint != self.backbone_fingerprint:

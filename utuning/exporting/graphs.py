@@ -46,12 +46,22 @@ def trace(module: nn.Module, inputs: Inputs, sizes: Mapping[str, Any]) -> Export
     dims = {name: Dim(name, min=1, max=MAX_SIZE) for name in names}
     with quiet(), torch.no_grad():
         try:
-            return torch.export.export(module, (), dict(inputs), dynamic_shapes=_mapped(sizes, dims.__getitem__))
+            program = torch.export.export(module, (), dict(inputs), dynamic_shapes=_mapped(sizes, dims.__getitem__))
         except Exception as error:  # a model's own code may break tracing in any way
             raise ConfigError(
                 f"the model cannot be recorded as a graph: {_first_line(error)}; deploy the bundle itself, with "
                 "`utuning predict`"
             ) from error
+    _forget_sources(program)
+    return program
+
+
+def _forget_sources(program: ExportedProgram) -> None:
+    """Files would name the folders of the machine that they were made on."""
+    for part in program.graph_module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            for node in part.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def check_form(form: str) -> None:
@@ -82,6 +92,8 @@ def _write_onnx(program: ExportedProgram, inputs: Inputs, sizes: Any, path: Path
         except Exception as error:  # an operator that the exporter does not know, deep inside it
             raise ConfigError(f"the graph cannot be written as onnx: {_first_line(error)}; try --to pt2") from error
         assert onnx_program is not None
+        for node in onnx_program.model.graph.all_nodes():
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # decompositions make new ones
         onnx_program.save(path)
 
 
