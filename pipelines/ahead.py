@@ -75,8 +75,7 @@ def look_ahead(space: SearchSpace, profile: Profile) -> Ahead:
         flops=sum(counted.flops(together.all_epochs).values()),
         flops_isolated=sum(counted.flops(alone.all_epochs).values()),
         cached_bytes=counted.cached_bytes(together.waves),
-        peak_bytes=HELD_BY_ALLOCATOR * weights
-        + max(need_bytes(counted.cost(trial), trial, ALONE) for trial in trials),
+        peak_bytes=HELD_BY_ALLOCATOR * weights + max(need_bytes(counted.cost(trial), trial, ALONE) for trial in trials),
         notes=tuple(notes),
     )
 

@@ -89,10 +89,12 @@ class Plan:
 
     @property
     def all_epochs(self) -> list[Epoch]:
+        """The epochs of all waves."""
         return [epoch for epochs in self.epochs for epoch in epochs]
 
     @property
     def num_cohorts(self) -> int:
+        """How many cohorts run side by side."""
         return min(self.layout.num_cohorts, len(self.waves))
 
 
@@ -172,6 +174,7 @@ def count_trials(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]
 
 
 def plan_waves(counted: Counted, layout: Layout, waves: Sequence[Wave], cache_bytes: float) -> Plan:
+    """Lay waves out, with what they can keep of the frozen states in so many bytes."""
     return Plan(layout, waves, make_epochs(waves, lambda wave: counted.cacheable(wave, cache_bytes)))
 
 
