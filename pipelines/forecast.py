@@ -90,12 +90,12 @@ class Plan:
 
     @property
     def all_epochs(self) -> list[Epoch]:
-        """Those of all waves."""
+        """The epochs of all waves."""
         return [epoch for epochs in self.epochs for epoch in epochs]
 
     @property
     def num_cohorts(self) -> int:
-        """How many run side by side."""
+        """How many cohorts run side by side."""
         return min(self.layout.num_cohorts, len(self.waves))
 
 
@@ -175,7 +175,7 @@ def count_trials(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]
 
 
 def plan_waves(counted: Counted, layout: Layout, waves: Sequence[Wave], cache_bytes: float) -> Plan:
-    """Give waves their epochs, with what a cache of so many bytes keeps."""
+    """Lay waves out, with what they can keep of the frozen states in so many bytes."""
     return Plan(layout, waves, make_epochs(waves, lambda wave: counted.cacheable(wave, cache_bytes)))
 
 
