@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/streaming.py [--rows 1000000] [--work FOLDER]
 
-Writes sets of a hundredth, a tenth and all of the rows (64x64 JPEGs, a few hundred different ones over and over, 2 GB in all), and
-reads each in a process of its own: an epoch's images in their shuffled order, then so many of its batches.
+Writes sets of a hundredth, a tenth and all of the rows (64x64 JPEGs, a few hundred different ones over and over, 2 GB
+in all), and reads each in a process of its own: an epoch's images in their shuffled order, then so many of its batches.
 The same split as a table in memory stands beside it. Writes docs/results/input/streaming.{md,json}.
 """
 
