@@ -1,10 +1,12 @@
 """Whole searches, live cohorts beside `--isolated`: wall-clock in turns, what the planner said, and the same results.
 
-    python benchmarks/searches.py [demo] [sides] [growth]
+    python benchmarks/searches.py [demo] [sides] [layout] [grow-demo] [grow-sides]
 
 `demo`: 16 trials of the demo space's own mix. `sides`: 16 trials of side networks and linear heads on the demo data.
-`growth`: 4, 16 and 64 trials of both, as cohorts alone. Each search starts from nothing but the prepared data: its
-own tracking store, its own cache of states. Writes docs/results/cohorts/searches.{md,json} and growth.png.
+`layout`: eight demo trials isolated, and in cohorts of one and of two workers: are their results the same?
+`grow-demo`, `grow-sides`: 4 and 64 trials of each, as cohorts alone; those of 16 are known by then.
+Each search starts from nothing but the prepared data: its own tracking store, its own cache of states. Writes
+docs/results/cohorts/searches.{md,json} and growth.png.
 """
 
 import argparse
@@ -15,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import write_result
+from measuring import SOURCE, write_result
 
 from cluster.profile import load_profile
 from pipelines.forecast import forecast, stand_in
@@ -64,7 +66,7 @@ PAGE = """# Whole searches: live cohorts beside a worker group for each trial
 
 `python benchmarks/searches.py`: the demo data and backbone, four epochs, two cores, no ASHA; one run of each. Seconds
 are the wall-clock of the command, from its start to its end: imports, Ray, MLflow, training, test, promotion.
-Machine, commit and versions stand in [searches.json](searches.json).
+Machine, versions and the commit of each row stand in [searches.json](searches.json).
 
 | search of 16 trials | cohorts | isolated | ratio | bar | FLOPs alone allow | with starts of processes, planned | \
 largest val difference |
@@ -112,24 +114,40 @@ def together(name: str, num_trials: int, data: Path) -> tuple[dict[str, Any], li
     """One search with live cohorts, planned before."""
     plan = planned(name, num_trials, data)
     seconds, runs = search(name, num_trials, data)
-    return {"search": name, "trials": num_trials, "seconds": seconds, **plan}, runs
+    return {"search": name, "trials": num_trials, "seconds": seconds, **plan, "commit": SOURCE["commit"]}, runs
 
 
 def compare(name: str, data: Path, num_trials: int = 16) -> dict[str, Any]:
     """One search with live cohorts and one with a worker group for each trial."""
     row, runs = together(name, num_trials, data)
     isolated, others = search(name, num_trials, data, "--isolated")
-    alone = {run.trial.trial_id: run.metrics["val/accuracy"] for run in others}
-    assert alone.keys() == {run.trial.trial_id for run in runs}
+    alone, shared = _accuracies(others), _accuracies(runs)
+    assert alone.keys() == shared.keys()
     return {
         **row,
         "seconds_isolated": isolated,
         "ratio": isolated / row["seconds"],
-        "largest_val_difference": max(abs(run.metrics["val/accuracy"] - alone[run.trial.trial_id]) for run in runs),
+        "largest_val_difference": max(abs(accuracy - alone[trial]) for trial, accuracy in shared.items()),
     }
 
 
-def page(compared: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]]) -> str:
+def layouts(data: Path, num_trials: int = 8) -> dict[str, Any]:
+    """The largest difference in val accuracy to isolated trials, which have one worker each, by a cohort's workers."""
+    alone = _accuracies(search("demo", num_trials, data, "--isolated")[1])
+    found = {}
+    for workers in (1, 2):
+        together = _accuracies(search("demo", num_trials, data, "--num-workers", str(workers))[1])
+        found[str(workers)] = max(abs(together[trial] - accuracy) for trial, accuracy in alone.items())
+    return {"trials": num_trials, "largest_val_difference": found, "commit": SOURCE["commit"]}
+
+
+def _accuracies(runs: Sequence[RunRecord]) -> dict[str, float]:
+    return {run.trial.trial_id: run.metrics["val/accuracy"] for run in runs}
+
+
+def page(
+    compared: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]], layout: Mapping[str, Any] | None = None
+) -> str:
     """All tables as Markdown."""
     lines = [PAGE]
     for row in compared:
@@ -137,6 +155,13 @@ def page(compared: Sequence[dict[str, Any]], grown: Sequence[dict[str, Any]]) ->
         seconds = f"{row['seconds']:.0f} s | {row['seconds_isolated']:.0f} s | {row['ratio']:.1f}x | ≥{mix.bar:.0f}x"
         allowed = f"{row['flops_ratio']:.1f}x | {row['planned_ratio']:.1f}x"
         lines.append(f"| {mix.title} | {seconds} | {allowed} | {row['largest_val_difference']:.4f} |")
+    if layout:
+        one, two = (layout["largest_val_difference"][workers] for workers in ("1", "2"))
+        lines += [
+            "",
+            f"Val accuracy of {layout['trials']} trials of the demo's mix beside isolated trials of one worker each:",
+            f"cohorts of one worker differ by {one:.4f} at most, cohorts of two workers by {two:.4f}.",
+        ]
     lines.append(PLANNED)
     for row in grown or compared:
         off = row["predicted_s"] / row["seconds"] - 1
@@ -173,37 +198,44 @@ def plot(grown: Sequence[dict[str, Any]], to: Path) -> None:
 def main() -> None:
     """Run what is asked for, and write; what is not asked for is kept from the last result."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", nargs="*", help="demo, sides, growth; all if left out")
-    asked = parser.parse_args().what or ["demo", "sides", "growth"]
+    parser.add_argument("what", nargs="*", help="demo, sides, layout, grow-demo, grow-sides; all if left out")
+    asked = parser.parse_args().what or [*MIXES, "layout", *(f"grow-{name}" for name in MIXES)]
     file = RESULT / "searches.json"
     known = json.loads(file.read_text()) if file.exists() else {"compared": [], "growth": []}
     compared = {row["search"]: row for row in known["compared"]}
     grown = {(row["search"], row["trials"]): row for row in known["growth"]}
+    layout = known.get("layout")
     with tempfile.TemporaryDirectory() as folder:
-        data = _prepared(Path(folder))
+        data = prepared_data(Path(folder))
         for name in [name for name in MIXES if name in asked]:
             compared[name] = compare(name, data)
             grown[name, 16] = compared[name]
-            write(compared, grown)
-        wanted = {(name, count) for name in MIXES for count in SIZES} if "growth" in asked else set()
-        for name, count in sorted(wanted - {(name, 16) for name in asked}):
+            write(compared, grown, layout)
+        if "layout" in asked:
+            layout = layouts(data)
+            write(compared, grown, layout)
+        for name, count in [
+            (name, count) for name in MIXES if f"grow-{name}" in asked for count in (SIZES[0], SIZES[-1])
+        ]:
             grown[name, count] = together(name, count, data)[0]
-            write(compared, grown)
+            write(compared, grown, layout)
 
 
-def write(compared: dict[str, dict[str, Any]], grown: dict[tuple[str, int], dict[str, Any]]) -> None:
+def write(
+    compared: dict[str, dict[str, Any]], grown: dict[tuple[str, int], dict[str, Any]], layout: dict[str, Any] | None
+) -> None:
     """Write what is there so far: it takes long."""
     RESULT.mkdir(parents=True, exist_ok=True)
     rows, sizes = list(compared.values()), [grown[key] for key in sorted(grown)]
     print(sizes[-1], flush=True)
-    write_result(RESULT / "searches.json", "python benchmarks/searches.py", compared=rows, growth=sizes)
+    write_result(RESULT / "searches.json", "python benchmarks/searches.py", compared=rows, growth=sizes, layout=layout)
     whole = len(sizes) == len(MIXES) * len(SIZES)
-    (RESULT / "searches.md").write_text(page(rows, sizes if whole else ()))
+    (RESULT / "searches.md").write_text(page(rows, sizes if whole else (), layout))
     if whole:
         plot(sizes, RESULT / "growth.png")
 
 
-def _prepared(home: Path) -> Path:
+def prepared_data(home: Path) -> Path:
     """Draw the data once."""
     prepare_search(load_space("demo"), Workspace(home))
     return home / "data"

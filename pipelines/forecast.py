@@ -27,15 +27,16 @@ from utuning.costs import Cost, frozen_flops, trial_cost
 from utuning.errors import ConfigError
 from utuning.prefix import state_shapes
 
-# What starts is counted in imports of Ray Train with torch: most of a process's start is what it imports.
-GROUP_IMPORTS = 3
-"""A worker group: a controller, its helpers, and its workers one beside the other."""
-SEARCH_IMPORTS = 4
-"""Ray, the driver with Tune and the tracking store, the service, and at the end the test split."""
+# What starts is counted in imports of Ray Train with torch: most of a process's start is what it imports. The numbers
+# are CPU-seconds of a search's processes (benchmarks/profiles.py) in such imports.
+CONTROLLER_IMPORTS, WORKER_IMPORTS = 3, 2
+"""A worker group: its controller with helpers, and each of its workers."""
+SEARCH_IMPORTS = 12
+"""The driver with Tune and the tracking store 7, Ray 3, the service 2."""
 TRIAL_IMPORTS = 0.5
 """A trial's process imports Tune, but no torch."""
 STARTING_CORES = 2
-"""The driver and what it starts keep so many busy."""
+"""What starts at a time keeps so many busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +196,11 @@ def _search_s(clock: Clock, plan: _Plan, process: Process) -> float:
         (wave.group, clock.wave_s(epochs, plan.layout, plan.num_cohorts))
         for wave, epochs in zip(plan.waves, plan.epochs, strict=True)
     ]
-    seats = max(len(wave.trials) for wave in plan.waves) * plan.num_cohorts
-    imports = (SEARCH_IMPORTS + TRIAL_IMPORTS * seats) / min(STARTING_CORES, os.cpu_count() or 1)
-    return process.import_s * imports + makespan(jobs, GROUP_IMPORTS * process.import_s, plan.layout.num_cohorts)
+    seats, cores = max(len(wave.trials) for wave in plan.waves) * plan.num_cohorts, os.cpu_count() or 1
+    search = (SEARCH_IMPORTS + TRIAL_IMPORTS * seats) / min(STARTING_CORES, cores)
+    cores_of_group = min(STARTING_CORES, max(1.0, cores / plan.num_cohorts))
+    group = (CONTROLLER_IMPORTS + WORKER_IMPORTS * plan.layout.num_workers) / cores_of_group
+    return process.import_s * search + makespan(jobs, group * process.import_s, plan.layout.num_cohorts)
 
 
 def _images_per_s(clock: Clock, plan: _Plan) -> float:

@@ -47,8 +47,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         """The next epoch's report; a service that was lost is asked again once it has started anew."""
         values = (self._seat, self._config["id"], self._config["trial"], self._epoch, self._start)
         while True:
-            self._service.open.remote(self._shared)
             try:
+                # Its calls run side by side: the next one must not come first.
+                ray.get(self._service.open.remote(self._shared))
                 report: dict[str, Any] = ray.get(self._service.next_epoch.remote(*values))
                 return report
             except ActorUnavailableError:
