@@ -36,6 +36,7 @@ def demo(home: Path = Path("runs")) -> None:
     say(f"unseen image  {image}, drawn just now: a {label}")
     show.show_predictions(Predictor.open(bundle).predict([image]), console)
     say(f"predict more  utuning predict {bundle} IMAGE…")
+    say(f"serve it      utuning serve {ready.space.name}@champion")
     say(f"MLflow UI     {show.ui_command(workspace)}")
 
 
