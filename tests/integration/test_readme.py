@@ -43,4 +43,5 @@ def test_the_example_space_is_valid(tmp_path: Path) -> None:
 def test_every_command_is_in_the_table() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
-        assert f"`utuning {command.callback.__name__}" in README.read_text()
+        name = command.name or command.callback.__name__
+        assert re.search(rf"`utuning {name}\b", README.read_text()), name
