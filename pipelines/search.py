@@ -17,7 +17,7 @@ from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
 from pipelines.promotion import Decision
 from pipelines.schedulers import make_scheduler
-from pipelines.search_memory import measured_if_possible, remember
+from pipelines.search_memory import remember_data, remember_start
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
@@ -52,13 +52,12 @@ def run_search(
     """
     tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
     search_id = _search_id(ready, tracker, resume)
-    statistics = measured_if_possible(ready, workspace)  # while Ray starts
     crew, tags = crew_when_ready(), _tags(ready)
     # Ray reads its environment when it is imported, and the crew sets that first.
     from pipelines.finals import measure_test
 
     parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
-    remember(tracker, parent, ready.warm, statistics)
+    remember_start(tracker, parent, ready.warm)
     shared = _share(ready, crew, workspace, search_id)
     try:
         spared_s = _tune(ready, crew, shared, tracker, parent, tags, search_id)
@@ -68,6 +67,8 @@ def run_search(
         if still := finalists(ready, done):
             measure_test(tracker, still, ready, shared)
         decision, champion_run_id = promote(ready, tracker, done)
+        # Now, since a large backbone takes a while for it, and nothing waits for it any more.
+        remember_data(tracker, parent, ready, workspace)
     except BaseException:
         tracker.finish_search(parent, "KILLED", {}, {})
         raise

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from pipelines.tracking import Tracker
 from pipelines.warm_start import Proposal, Remembered, Result, WarmStart, num_proposals, propose
 from pipelines.workspace import Workspace
 from utuning.configs import digest
-from utuning.data.shards import read_split
-from utuning.errors import UTuningError
+from utuning.data.stored import opened, shared_split
+from utuning.errors import ConfigError, DataError
 from utuning.statistics import MOST_IMAGES, SCHEMA_VERSION, DatasetStatistics, dataset_statistics
 
 STATISTICS = "statistics.json"
@@ -35,10 +36,8 @@ def warmed(ready: Prepared, workspace: Workspace, tracker: Tracker, *, resume: b
     return replace(ready, warm=_warm_start(ready, workspace, history) if history else WarmStart(note=NO_HISTORY))
 
 
-def remember(
-    tracker: Tracker, parent_run_id: str, warm: WarmStart | None, statistics: DatasetStatistics | None
-) -> None:
-    """Keep what this search begins with, and the statistics of its data for later ones.
+def remember_start(tracker: Tracker, parent_run_id: str, warm: WarmStart | None) -> None:
+    """Keep what a search begins with.
 
     Raises:
         TrackingError: a store that cannot be written.
@@ -46,8 +45,16 @@ def remember(
     if warm is not None:
         tracker.keep(parent_run_id, WARM_START, asdict(warm))
         tracker.note(parent_run_id, "warm_start", warm.note)
-    if statistics is not None:
-        tracker.keep(parent_run_id, STATISTICS, statistics.as_dict())
+
+
+def remember_data(tracker: Tracker, parent_run_id: str, ready: Prepared, workspace: Workspace) -> None:
+    """Keep the statistics of a search's data for later ones, which miss them where they cannot be measured.
+
+    Raises:
+        TrackingError: a store that cannot be written.
+    """
+    with suppress(DataError, ConfigError):
+        tracker.keep(parent_run_id, STATISTICS, measured(ready, workspace).as_dict())
 
 
 def recalled(tracker: Tracker) -> Iterator[Remembered]:
@@ -71,20 +78,12 @@ def measured(ready: Prepared, workspace: Workspace) -> DatasetStatistics:
     try:
         return DatasetStatistics.from_dict(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
-        return _measure(ready, file)
+        return _measure(ready, file, workspace.states / "rows")
 
 
-def measured_if_possible(ready: Prepared, workspace: Workspace) -> DatasetStatistics | None:
-    """The same, or None: later searches miss them then, but this one needs none."""
-    try:
-        return measured(ready, workspace)
-    except UTuningError:
-        return None
-
-
-def _measure(ready: Prepared, file: Path) -> DatasetStatistics:
-    # On the driver's CPUs: a GPU's memory is the cohorts'.
-    found = dataset_statistics(ready.backbone, read_split(ready.dataset, "train"), ready.facts.num_classes)
+def _measure(ready: Prepared, file: Path, rows_cache: Path) -> DatasetStatistics:
+    train = opened(shared_split(ready.dataset, "train"), rows_cache)
+    found = dataset_statistics(ready.backbone, train, ready.facts.num_classes)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(found.as_dict(), indent=2) + "\n")

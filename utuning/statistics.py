@@ -19,6 +19,7 @@ from torch.nn.functional import one_hot
 
 from utuning.backbone import Backbone
 from utuning.data.loader import Loader
+from utuning.data.rows import PickedRows, Rows, as_rows
 from utuning.errors import ConfigError
 from utuning.shared_rows import SharedRows
 
@@ -122,7 +123,7 @@ def depth_statistics(x_ND: Tensor, labels_N: Tensor) -> DepthStatistics:
 
 
 def dataset_statistics(
-    backbone: Backbone, table: pa.Table, num_classes: int, *, most_images: int = MOST_IMAGES
+    backbone: Backbone, given: pa.Table | Rows, num_classes: int, *, most_images: int = MOST_IMAGES
 ) -> DatasetStatistics:
     """Statistics of a train split, from one pass of the frozen backbone over a sample of at most `most_images`.
 
@@ -133,9 +134,8 @@ def dataset_statistics(
         ConfigError: a split of fewer than two images.
         DataError: an image that cannot be read.
     """
-    rows = sample_rows(table.column("label").to_numpy(), most_images)
-    # Slices, because `take` copies a column of images into one piece, which may be too large for Arrow.
-    sample = pa.concat_tables([table.slice(row, 1) for row in rows])
+    split = as_rows(given)
+    sample = PickedRows(split, sample_rows(split.labels, most_images))
     loader = Loader(sample, backbone.preprocessing, global_batch_size=BATCH_SIZE, train=False, cache_bytes=0)
     depths = range(len(backbone.trunk.blocks) + 2)
     found: dict[int, list[Tensor]] = {depth: [] for depth in depths}
@@ -148,8 +148,8 @@ def dataset_statistics(
     *states, features = (depth_statistics(torch.cat(found[depth]), torch.cat(labels)) for depth in depths)
     return DatasetStatistics(
         num_classes=num_classes,
-        num_images=table.num_rows,
-        num_sampled=len(rows),
+        num_images=len(split.labels),
+        num_sampled=len(sample.labels),
         states=tuple(states),
         features=features,
     )

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.plan import Prepared, expected_trials, planned_trials, prepare_search, space_digest
-from pipelines.search_memory import measured, recalled, remember, warmed
+from pipelines.search_memory import STATISTICS, measured, recalled, remember_data, remember_start, warmed
 from pipelines.searcher import SpaceSearcher
 from pipelines.show import show_plan
 from pipelines.tracking import Tracker
@@ -45,7 +45,8 @@ def tracker(workspace: Workspace) -> Tracker:
 def searched(tracker: Tracker, name: str, statistics: DatasetStatistics | None, best_first: list[TrialConfig]) -> None:
     """Write a whole search as a driver does."""
     parent = tracker.start_search(name, search_id=f"{name}-1", params={}, tags={})
-    remember(tracker, parent, None, statistics)
+    if statistics is not None:
+        tracker.keep(parent, STATISTICS, statistics.as_dict())
     for place, trial in enumerate(best_first):
         run_id = tracker.start_trial(parent, replace(trial, dataset=name, data_fingerprint=name))
         tracker.log_epoch(run_id, 1, {"val/accuracy": 0.9 - 0.1 * place})
@@ -101,7 +102,8 @@ def test_a_search_that_goes_on_keeps_its_proposals(ready: Prepared, workspace: W
     assert begun.proposals
     tags = {"space_digest": space_digest(ready)}
     parent = tracker.start_search(ready.space.name, search_id="cut", params={}, tags=tags)
-    remember(tracker, parent, begun.warm, measured(ready, workspace))
+    remember_start(tracker, parent, begun.warm)
+    remember_data(tracker, parent, ready, workspace)
     tracker.finish_search(parent, "KILLED", {}, {})
     assert tracker.client.get_run(parent).data.tags["warm_start"] == begun.warm.note if begun.warm else False
     kept = {file.path for file in tracker.client.list_artifacts(parent)}
@@ -113,7 +115,7 @@ def test_a_search_that_goes_on_keeps_its_proposals(ready: Prepared, workspace: W
     assert warmed(ready, workspace, tracker, resume=False).warm != begun.warm
 
     colder = tracker.start_search(ready.space.name, search_id="cut-cold", params={}, tags=tags)
-    remember(tracker, colder, None, None)
+    remember_start(tracker, colder, None)
     tracker.finish_search(colder, "KILLED", {}, {})
     assert warmed(ready, workspace, tracker, resume=True).warm is None, "the newest one began cold"
 

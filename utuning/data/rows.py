@@ -47,6 +47,18 @@ class ChainedRows:
         return self._parts[part].image(row - int(self._starts[part]))
 
 
+class PickedRows:
+    """Some of the rows of a split, in the order that is given."""
+
+    def __init__(self, rows: Rows, picked: Sequence[int]) -> None:
+        self._rows, self._picked = rows, picked
+        self.labels = rows.labels[np.asarray(picked, dtype=np.int64)]
+
+    def image(self, row: int) -> tuple[bytes, str]:
+        """The encoded bytes of a row, and its name in its split."""
+        return self._rows.image(self._picked[row])
+
+
 def as_rows(given: pa.Table | Rows) -> Rows:
     """What a loader reads of a table, or the rows as they are."""
     return TableRows(given) if isinstance(given, pa.Table) else given
