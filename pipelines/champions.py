@@ -8,6 +8,7 @@ from pipelines.plan import Prepared
 from pipelines.promotion import Candidate, Decision, best, decide
 from pipelines.registry import Registry
 from pipelines.tracking import RunRecord, Tracker
+from search_spaces.space import SearchSpace
 from utuning.configs import TrialConfig
 from utuning.data.protocols import find_protocol
 from utuning.errors import TrackingError
@@ -48,13 +49,13 @@ def finalists(ready: Prepared, runs: Sequence[RunRecord]) -> list[RunRecord]:
     ]
 
 
-def promote(ready: Prepared, tracker: Tracker, runs: Sequence[RunRecord]) -> tuple[Decision, str]:
+def promote(space: SearchSpace, tracker: Tracker, runs: Sequence[RunRecord]) -> tuple[Decision, str]:
     """Register the best run, and move the champion alias where the rule says so.
 
     Gives the decision and the champion's run.
     """
-    registry, space = Registry(tracker), ready.space
-    candidate = deployed(ready, best(candidates(runs)), runs)
+    registry = Registry(tracker)
+    candidate = deployed(space, best(candidates(runs)), runs)
     held = registry.champion(space.model_name)
     champion = Candidate.from_tags(held.run_id, held.tags) if held else None
     decision = decide(candidate, champion)
@@ -63,7 +64,7 @@ def promote(ready: Prepared, tracker: Tracker, runs: Sequence[RunRecord]) -> tup
     return decision, candidate.run_id if decision.promote or champion is None else champion.run_id
 
 
-def deployed(ready: Prepared, chosen: Candidate, runs: Sequence[RunRecord]) -> Candidate:
+def deployed(space: SearchSpace, chosen: Candidate, runs: Sequence[RunRecord]) -> Candidate:
     """The chosen configuration with the run whose bundle deploys.
 
     That is its best run on val. Where the protocol trains again, it is the run of the first final seed that came to
@@ -72,7 +73,7 @@ def deployed(ready: Prepared, chosen: Candidate, runs: Sequence[RunRecord]) -> C
     Raises:
         TrackingError: it was trained again, and every seed failed.
     """
-    if not find_protocol(ready.space.protocol).trains_again:
+    if not find_protocol(space.protocol).trains_again:
         return chosen
     finals = {
         run.trial.train.seed: run
@@ -80,7 +81,7 @@ def deployed(ready: Prepared, chosen: Candidate, runs: Sequence[RunRecord]) -> C
         if run.final and run.outcome == "completed"
         if run.trial.config_id == chosen.config_id
     }
-    for seed in ready.space.final_seeds:
+    for seed in space.final_seeds:
         if seed in finals:
             return replace(chosen, run_id=finals[seed].run_id)
     raise TrackingError(

@@ -66,7 +66,7 @@ def run_search(
         done = _search_runs(tracker, ready.space, search_id)
         if still := finalists(ready, done):
             measure_test(tracker, still, ready, shared)
-        decision, champion_run_id = promote(ready, tracker, done)
+        decision, champion_run_id = promote(ready.space, tracker, done)
         # Now, since a large backbone takes a while for it, and nothing waits for it any more.
         remember_data(tracker, parent, ready, workspace)
     except BaseException:

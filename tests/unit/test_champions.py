@@ -57,7 +57,7 @@ def test_by_default_the_finals_train_nothing_and_measure_the_best_and_the_baseli
     measured = finalists(space, runs)
     assert {each.trial.config_id for each in measured} == {runs[0].trial.config_id, best(candidates(runs)).config_id}
     assert len(measured) == 4
-    assert deployed(space, best(candidates(runs)), runs) == best(candidates(runs))
+    assert deployed(space.space, best(candidates(runs)), runs) == best(candidates(runs))
 
 
 def test_more_seeds_are_trained_and_those_of_the_search_are_not_trained_again() -> None:
@@ -124,11 +124,11 @@ def test_the_first_final_seed_that_came_to_its_end_deploys_whatever_test_says() 
         )
         for trial in final_trials(space, runs)
     ]
-    found = deployed(space, chosen, [*runs, *finals])
+    found = deployed(space.space, chosen, [*runs, *finals])
     (of_seed_1,) = [each for each in finals if each.trial.config_id == chosen.config_id and each.trial.train.seed == 1]
     assert found == replace(chosen, run_id=of_seed_1.run_id)
     with pytest.raises(TrackingError, match="every seed failed"):
-        deployed(space, chosen, [*runs, *(replace(each, outcome="failed") for each in finals)])
+        deployed(space.space, chosen, [*runs, *(replace(each, outcome="failed") for each in finals)])
 
 
 def test_a_row_has_val_of_the_search_and_test_of_the_finals() -> None:
