@@ -1,9 +1,10 @@
 """What `make demo` costs after installation: wall-clock seconds and peak memory of all its processes together.
 
-    python benchmarks/demo_cost.py
+    python benchmarks/demo_cost.py [--runs 2] [--folder FOLDER]
 
-Runs the demo twice in one folder (the second run finds the data and the champion of the first), sums every few seconds
-the proportional set size of every process that carries the run's marker, and writes benchmarks/results/demo_cost.json.
+Runs the demo twice in one folder (the second run finds the data and the champion of the first), a temporary one unless
+given; sums every few seconds the proportional set size of every process that carries the run's marker, and writes
+benchmarks/results/demo_cost.json.
 """
 
 import argparse
@@ -74,13 +75,17 @@ def main() -> None:
     """Measure and write the result file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=2)
-    count = parser.parse_args().runs
+    parser.add_argument("--folder", type=Path, help="keep what the demo writes here")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        runs = [run_once(Path(folder)) for _ in range(count)]
+        runs = [run_once(given.folder or Path(folder)) for _ in range(given.runs)]
     provenanced = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(
-        json.dumps({"command": "python benchmarks/demo_cost.py", "runs": runs, **provenanced}, indent=2) + "\n"
+        json.dumps(
+            {"command": f"python benchmarks/demo_cost.py --runs {given.runs}", "runs": runs, **provenanced}, indent=2
+        )
+        + "\n"
     )
     print(json.dumps(runs))
 
