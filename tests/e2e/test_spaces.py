@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.compare import pull_bundle, read_rows
+from pipelines.references import parse_reference
 from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
 from tests.archives import ARCHIVES
@@ -42,7 +43,7 @@ def test_a_smoke_tier_ends_in_a_champion(name: str, root: Path, tracker: Tracker
     assert {row.weights for row in rows} == {"none"}
     (champion,) = (row for row in rows if row.champion)
     assert champion.place == 1 and champion.test is not None
-    bundle = pull_bundle(tracker, f"{name}-smoke", "champion", tmp_path / "champion")
+    bundle = pull_bundle(tracker, parse_reference(f"{name}-smoke@champion"), tmp_path / "champion")
     info = open_dataset(root / "prepared" / name)
     assert bundle.manifest.class_names == info.class_names
     assert (bundle.manifest.data_fingerprint, bundle.manifest.protocol) == (info.fingerprint, "vpt")
