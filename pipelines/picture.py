@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, product
-from math import cos, hypot, radians, sin
+from math import ceil, cos, hypot, radians, sin
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,10 @@ DPI = 200
 INK, FAINT, GRID = "#22262b", "#8a9199", "#e6e9ec"
 # Colours that colour-blind readers can tell apart; the two baselines are grey.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7b4ab5", "#8c6d31")
-BASELINES = {"linear": "#8a9199", "full": "#3c4248"}
+# Where there are more methods than colours, they differ in shape.
+MARKERS = ("o", "s", "D")
+BASELINES = {"linear": ("#8a9199", "o"), "full": ("#3c4248", "o")}
+LEGEND_COLUMNS = 6
 # Where a label may lie: nearer is better, then right, left, above, below, and between them.
 DISTANCES = (9, 14, 20, 28, 38, 50, 64, 80, 100, 125, 150)
 ANGLES = (0, 180, 90, 270, *(angle for angle in range(15, 360, 15) if angle % 90))
@@ -78,26 +81,29 @@ def draw(rows: Sequence[Row], to: Path, title: str) -> None:
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white", layout=layout)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    colours = _colours(rows)
-    _style(axes, title)
+    looks = _looks(rows)
+    handles = _handles(points, looks)
+    _style(axes, title, legend_rows=ceil(len(handles) / LEGEND_COLUMNS))
     _limits(axes, points)
     for point in points:
-        _mark(axes, point, colours[point.row.method])
-    _legend(axes, points, colours)
+        _mark(axes, point, *looks[point.row.method])
+    _legend(axes, handles)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels stand where the points are now
-    _label(axes, canvas, points, colours)
+    _label(axes, canvas, points, looks)
     _write(figure, to)
 
 
-def _colours(rows: Sequence[Row]) -> dict[str, str]:
+def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method."""
     methods = sorted({row.method for row in rows} - BASELINES.keys())
-    return BASELINES | {method: PALETTE[index % len(PALETTE)] for index, method in enumerate(methods)}
+    looks = [(colour, marker) for marker in MARKERS for colour in PALETTE]
+    return BASELINES | {method: looks[index % len(looks)] for index, method in enumerate(methods)}
 
 
-def _style(axes: Axes, title: str) -> None:
+def _style(axes: Axes, title: str, legend_rows: int) -> None:
     axes.set_xscale("log")
-    axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=34)
+    axes.set_title(title, loc="left", fontsize=14, fontweight="bold", color=INK, pad=18 + 16 * legend_rows)
     axes.set_xlabel("trainable parameters", color=INK, fontsize=10)
     axes.set_ylabel("accuracy", color=INK, fontsize=10)
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=30))
@@ -112,7 +118,7 @@ def _style(axes: Axes, title: str) -> None:
     axes.spines["bottom"].set_color(FAINT)
 
 
-def _mark(axes: Axes, point: _Point, colour: str) -> None:
+def _mark(axes: Axes, point: _Point, colour: str, marker: str) -> None:
     star = point.row.champion
     order = 5 if star else 3
     if point.test is not None:
@@ -121,10 +127,10 @@ def _mark(axes: Axes, point: _Point, colour: str) -> None:
         size = (19 if star else 11) if near else 7
         face = "none" if near else "white"
         axes.plot([point.x] * 2, [point.y, point.test], color=colour, linewidth=1, alpha=0.45, zorder=2)
-        axes.plot(point.x, point.test, "o", ms=size, mfc=face, mec=colour, mew=1.3, zorder=order - 0.2)
+        axes.plot(point.x, point.test, marker, ms=size, mfc=face, mec=colour, mew=1.3, zorder=order - 0.2)
     if point.ci:
         axes.errorbar(point.x, point.y, point.ci, color=colour, elinewidth=1, capsize=2.5, zorder=order - 0.5)
-    axes.plot(point.x, point.y, "*" if star else "o", ms=16 if star else 7.5, mfc=colour, mec="white", zorder=order)
+    axes.plot(point.x, point.y, "*" if star else marker, ms=16 if star else 7.5, mfc=colour, mec="white", zorder=order)
 
 
 def _limits(axes: Axes, points: Sequence[_Point]) -> None:
@@ -142,7 +148,7 @@ def _heights(point: _Point) -> tuple[float, ...]:
     return ends if point.test is None else (*ends, point.test)
 
 
-def _legend(axes: Axes, points: Sequence[_Point], colours: dict[str, str]) -> None:
+def _handles(points: Sequence[_Point], looks: dict[str, tuple[str, str]]) -> list[Line2D]:
     rows = [point.row for point in points]
 
     def handle(label: str, colour: str, marker: str = "o", face: str | None = None, size: float = 7.0) -> Line2D:
@@ -150,18 +156,22 @@ def _legend(axes: Axes, points: Sequence[_Point], colours: dict[str, str]) -> No
             [], [], linestyle="", marker=marker, ms=size, color=colour, markerfacecolor=face or colour, label=label
         )
 
-    handles = [handle(method, colours[method]) for method in dict.fromkeys(row.method for row in rows)]
+    handles = [handle(method, *looks[method]) for method in dict.fromkeys(row.method for row in rows)]
     if any(row.champion for row in rows):
         handles.append(handle("champion", INK, "*", size=11.0))
     if any(row.test is not None for row in rows):
         handles += [handle("val", INK), handle("test", INK, face="none")]
+    return handles
+
+
+def _legend(axes: Axes, handles: list[Line2D]) -> None:
     axes.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(-0.005, 1.0), ncols=len(handles), frameon=False,
+        handles=handles, loc="lower left", bbox_to_anchor=(-0.005, 1.0), ncols=LEGEND_COLUMNS, frameon=False,
         fontsize=9, labelcolor=INK, handletextpad=0.2, columnspacing=1.4, borderaxespad=0.4,
     )  # fmt: skip
 
 
-def _label(axes: Axes, canvas: FigureCanvasAgg, points: Sequence[_Point], colours: dict[str, str]) -> None:
+def _label(axes: Axes, canvas: FigureCanvasAgg, points: Sequence[_Point], looks: dict[str, tuple[str, str]]) -> None:
     """Name points, champion and best first, where nothing else lies; a point without a free place stays unnamed."""
     pixel = DPI / 72
     desk = _Desk(
@@ -180,7 +190,7 @@ def _label(axes: Axes, canvas: FigureCanvasAgg, points: Sequence[_Point], colour
             continue
         box, end = place
         text.set_position((box.x0, (box.y0 + box.y1) / 2))
-        _leader(axes, (x, y), end, colours[point.row.method], pixel)
+        _leader(axes, (x, y), end, looks[point.row.method][0], pixel)
 
 
 @dataclass(frozen=True, kw_only=True)
