@@ -6,7 +6,7 @@ What was not measured is None, and never a made-up number.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from pipelines.tracking import RunRecord
@@ -17,8 +17,6 @@ OUTCOMES = ("completed", "stopped", "running", "failed")
 FINISHED = OUTCOMES[:2]
 STAND_INS = frozenset(row.name for row in ROWS if row.stand_in)
 MISSING = "–"  # noqa: RUF001
-# Student's t, 97.5 %, for 1 to 10 degrees of freedom; `t_quantile` has a series for more.
-T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +83,10 @@ def rows(runs: Iterable[RunRecord], champion_run_id: str | None = None, search_i
 
 
 def t_quantile(degrees: int) -> float:
-    """Give the 97.5 % quantile of Student's t distribution, to four digits."""
-    if degrees <= len(T_975):
-        return T_975[degrees - 1]
-    z = NormalDist().inv_cdf(0.975)
-    # The Cornish-Fisher series in 1 / degrees.
-    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return float(sum(term / degrees**power for power, term in enumerate(terms)))
+    """Give the 97.5 % quantile of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975))
 
 
 def half_width(values: Sequence[float]) -> float | None:
