@@ -139,7 +139,7 @@ def test_a_row_has_val_of_the_search_and_test_of_the_finals() -> None:
     assert [row.val for row in made] == [row.val for row in rows(runs)]
     best_row = made[0]
     assert (best_row.test, best_row.test_seeds, best_row.seeds) == (pytest.approx(0.61), (0, 1, 2), (0,))
-    assert best_row.test_ci == pytest.approx(4.3027 * 0.01 / 3**0.5)
+    assert best_row.test_ci == pytest.approx(4.302653 * 0.01 / 3**0.5)
     assert best_row.test_from == ("train", "val") and len(best_row.test_run_ids) == 3
     assert sum(row.champion for row in made) == 1
     assert [row.test for row in made if not row.test_run_ids] == [None]

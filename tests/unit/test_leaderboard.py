@@ -51,7 +51,7 @@ def test_a_stand_in_says_so() -> None:
 
 def test_seeds_are_averaged_with_their_interval() -> None:
     (row,) = rows([run("a", 0.70, seed=0, test=0.6), run("b", 0.72, seed=1), run("c", 0.74, seed=2)])
-    assert row.val == pytest.approx(0.72) and row.val_ci == pytest.approx(4.3027 * 0.02 / math.sqrt(3))
+    assert row.val == pytest.approx(0.72) and row.val_ci == pytest.approx(4.302653 * 0.02 / math.sqrt(3))
     assert row.seeds == (0, 1, 2)
     assert (row.test, row.test_ci, row.test_seeds) == (0.6, None, (0,))
     assert "60.0 (n=1)" in as_markdown([row])
