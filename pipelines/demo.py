@@ -23,7 +23,7 @@ def demo(home: Path = Path("runs")) -> None:
     from pipelines.tracking import Tracker
     from utuning.predict import Predictor
 
-    tracker = Tracker.open(workspace.tracking_uri, workspace.artifacts)
+    tracker = Tracker.of(workspace)
     rows = compare.read_rows(tracker, ready.space.name)
     files = compare.write(rows, ready.space.name, workspace.root / "leaderboards" / ready.space.name)
     bundle = workspace.root / "bundles" / finished.search_id

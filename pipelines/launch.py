@@ -49,7 +49,7 @@ def launch(
         with progress_bar(console) as progress:
             ready = prepare_search(space, workspace, progress)
         if warm_start or resume:
-            tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+            tracker = Tracker.of(workspace, tracking_uri)
             ready = warmed(ready, workspace, tracker, resume=resume)
         show.show_plan(ready, console)
         finished = run_search(ready, crew, workspace=workspace, tracking_uri=tracking_uri, resume=resume)

@@ -117,7 +117,7 @@ def retrain(
     file = write_space(space_of(found.space, found.runs, backbone, data), apart.root.absolute())
     console.print(f"trained again in a store of its own: {apart.root}; as {file}", highlight=False, soft_wrap=True)
     launch(str(file), (), console, fixed=True, profile=profile, workspace=apart)
-    again = {run.trial.trial_id: run for run in Tracker.open(apart.tracking_uri, apart.artifacts).runs(file.stem)[::-1]}
+    again = {run.trial.trial_id: run for run in Tracker.of(apart).runs(file.stem)[::-1]}
     same = [_same(run, again.get(run.trial.trial_id), info.counts, console) for run in found.runs]
     return all(same)
 

@@ -50,7 +50,7 @@ def run_search(
     Raises:
         ClusterError, TrackingError: a cluster or store that cannot be used; finished trials are kept.
     """
-    tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    tracker = Tracker.of(workspace, tracking_uri)
     search_id = _search_id(ready, tracker, resume)
     crew, tags = crew_when_ready(), _tags(ready)
     # Ray reads its environment when it is imported, and the crew sets that first.

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from pipelines.data_tags import read_data_tags
 from pipelines.store import beside_sqlite, connect, in_words, safe
+from pipelines.workspace import Workspace
 from utuning.configs import TrialConfig
 from utuning.errors import TrackingError, nearest
 
@@ -79,6 +80,11 @@ class Tracker:
         client, database = connect(uri)
         root = (artifact_root or beside_sqlite(uri)) if database else None
         return cls(client, uri, root.resolve() if root else None)
+
+    @classmethod
+    def of(cls, workspace: Workspace, uri: str | None = None) -> "Tracker":
+        """Connect to the store at `uri`, or to the workspace's own; raises as `open` does."""
+        return cls.open(uri or workspace.tracking_uri, workspace.artifacts)
 
     def start_search(
         self, space_name: str, *, search_id: str, params: Mapping[str, Any], tags: Mapping[str, str]

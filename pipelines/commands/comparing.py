@@ -28,7 +28,7 @@ def compare(
     from pipelines.tracking import Tracker
 
     workspace = Workspace(home)
-    tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    tracker = Tracker.of(workspace, tracking_uri)
     rows = read_rows(tracker, space)
     one, other = versus.find_row(rows, a), versus.find_row(rows, b)
     found = versus.compare_rows(tracker, tracker.runs(space), one, other)

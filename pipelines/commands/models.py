@@ -67,4 +67,4 @@ def _registry(home: Path, tracking_uri: str | None) -> "Registry":
     from pipelines.tracking import Tracker
 
     workspace = Workspace(home)
-    return Registry(Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts))
+    return Registry(Tracker.of(workspace, tracking_uri))

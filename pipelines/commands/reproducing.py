@@ -30,7 +30,7 @@ def reproduce(
     from pipelines.tracking import Tracker
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
-    tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    tracker = Tracker.of(workspace, tracking_uri)
     found = reproduce.find_row(tracker, row)
     folder = data or reproduce.find_data(workspace, found)
     if retrain:

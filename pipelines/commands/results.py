@@ -23,7 +23,7 @@ def leaderboard(
     from pipelines.tracking import Tracker
 
     workspace = Workspace(home)
-    tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    tracker = Tracker.of(workspace, tracking_uri)
     beside = Beside(tracker.spaces, lambda name: compare.read_rows(tracker, name))
     for name in [space] if space else tracker.spaces():
         rows, published = beside.rows(name), beside.comparisons(name)
@@ -51,6 +51,6 @@ def pull(
     from pipelines.tracking import Tracker
 
     workspace = Workspace(home)
-    tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+    tracker = Tracker.of(workspace, tracking_uri)
     bundle = pull_bundle(tracker, wanted, to)
     console().print(f"{to}: {bundle.manifest.trial.name}, {len(bundle.manifest.class_names)} classes", highlight=False)

@@ -52,7 +52,7 @@ def plan(
         from pipelines.search_memory import warmed
         from pipelines.tracking import Tracker
 
-        tracker = Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts)
+        tracker = Tracker.of(workspace, tracking_uri)
         ready = warmed(ready, workspace, tracker, resume=False)
     show.show_plan(ready, terminal)
     found = forecast.forecast(ready, profile, *forecast.stand_in(profile))

@@ -65,7 +65,7 @@ def opener(home: Path, tracking_uri: str | None) -> OpenRegistry:
         from pipelines.tracking import Tracker
 
         workspace = Workspace(home)
-        return Registry(Tracker.open(tracking_uri or workspace.tracking_uri, workspace.artifacts))
+        return Registry(Tracker.of(workspace, tracking_uri))
 
     return open_registry
 
