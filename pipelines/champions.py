@@ -25,12 +25,7 @@ def final_trials(ready: Prepared, runs: Sequence[RunRecord]) -> list[TrialConfig
     if space.finals.baselines:
         chosen |= {trial.config_id for trial in space.baseline_trials(ready.facts)}
     configs = {run.trial.config_id: run.trial for run in completed(runs) if run.trial.config_id in chosen}
-    splits = tuple(find_protocol(space.protocol).final_splits)
-    return [
-        replace(trial, train_splits=splits, train=replace(trial.train, seed=seed))
-        for seed in space.final_seeds
-        for _, trial in sorted(configs.items())
-    ]
+    return space.as_finals([trial for _, trial in sorted(configs.items())])
 
 
 def untrained(ready: Prepared, runs: Sequence[RunRecord]) -> list[TrialConfig]:

@@ -1,6 +1,6 @@
 """What is known before a cluster is asked for anything: data, backbone, and trials that can all be built."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from pipelines.datasets import prepared
 from pipelines.warm_start import Proposal, WarmStart
@@ -10,7 +10,6 @@ from search_spaces.space import Facts, SearchSpace
 from utuning.backbone import Backbone
 from utuning.configs import TrialConfig, digest
 from utuning.data.faults import Progress
-from utuning.data.protocols import find_protocol
 from utuning.data.shards import DatasetInfo
 from utuning.data.space import require_space
 from utuning.data.val import check_val, part_notes
@@ -96,13 +95,8 @@ def expected_finals(ready: Prepared) -> list[TrialConfig]:
     chosen = space.random_trials(ready.facts)[:1] + (
         space.baseline_trials(ready.facts) if space.finals.baselines else []
     )
-    splits = tuple(find_protocol(space.protocol).final_splits)
-    again = [
-        replace(trial, train_splits=splits, train=replace(trial.train, seed=seed))
-        for seed in space.final_seeds
-        for trial in chosen
-    ]
-    return [trial for trial in {trial.trial_id: trial for trial in again}.values() if trial.trial_id not in known]
+    again = {trial.trial_id: trial for trial in space.as_finals(chosen)}
+    return [trial for trial in again.values() if trial.trial_id not in known]
 
 
 def space_digest(ready: Prepared) -> str:

@@ -229,7 +229,7 @@ class Tracker:
 
     def download_artifact(self, run_id: str, folder: str, to: Path) -> Path:
         """Copy a folder of a run's artifacts to the folder `to`, which appears complete or not at all."""
-        with in_words(f"copy {folder} of run {run_id} to {str(to)!r}"):
+        with in_words(f"copy the {folder} of run {run_id} to {str(to)!r}"):
             self.fetch(f"{self.client.get_run(run_id).info.artifact_uri}/{folder}", to)
         return to
 
@@ -268,9 +268,7 @@ class Tracker:
 
     def download_bundle(self, run_id: str, to: Path) -> Path:
         """Copy a run's bundle to the folder `to`, which appears complete or not at all."""
-        with in_words(f"copy the bundle of run {run_id} to {str(to)!r}"):
-            self.fetch(f"{self.client.get_run(run_id).info.artifact_uri}/bundle", to)
-        return to
+        return self.download_artifact(run_id, "bundle", to)
 
     def run(self, run_id: str) -> Any:
         """Give MLflow's run.

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from search_spaces.domains import Domain, Pick, Picks, draw, find_domains, replay, variants
@@ -111,6 +111,15 @@ class SearchSpace:
     def final_seeds(self) -> tuple[int, ...]:
         """The seeds that test is measured with."""
         return self.finals.seeds or (FINAL_SEEDS if find_protocol(self.protocol).trains_again else self.seeds)
+
+    def as_finals(self, trials: Sequence[TrialConfig]) -> list[TrialConfig]:
+        """These trials as test is measured of them: trained on the protocol's splits, once for each final seed."""
+        splits = tuple(find_protocol(self.protocol).final_splits)
+        return [
+            replace(trial, train_splits=splits, train=replace(trial.train, seed=seed))
+            for seed in self.final_seeds
+            for trial in trials
+        ]
 
     @property
     def maximise(self) -> bool:
