@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from measuring import write_result
+from result_file import write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search

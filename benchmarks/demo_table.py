@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from measuring import accuracies, train_together, write_result
+from measuring import accuracies, train_together
+from result_file import write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search

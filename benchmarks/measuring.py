@@ -1,23 +1,18 @@
 """What several benchmarks measure in the same way: training without Ray, accuracy, bytes kept for the backward pass."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from pipelines import provenance
 from pipelines.plan import Prepared
 from utuning import costs
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.cohort import Cohort
 from utuning.configs import TrialConfig
-from utuning.data.loader import Batch, Loader
+from utuning.data.loader import Loader
 from utuning.data.shards import read_split
 from utuning.member import Member
 
 EVAL_BATCH_SIZE = 64
-# Read at the start: a result file that is written while measuring is itself a change to the checkout.
-SOURCE = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
 
 
 def loader(ready: Prepared, split: str, batch_size: int = EVAL_BATCH_SIZE, seed: int = 0) -> Loader:
@@ -51,9 +46,3 @@ def accuracies(ready: Prepared, members: Sequence[Member], split: str) -> list[f
 def saved_bytes(backbone: Backbone, member: Member, batch: Batch) -> int:
     """Bytes that one solo step keeps for its backward pass, weights not counted."""
     return costs.saved_bytes(Cohort(backbone, [member]), batch)
-
-
-def write_result(path: Path, command: str, **values: Any) -> None:
-    """Write a result file with the commit, the versions and the machine that it comes from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"command": command, **values, **SOURCE}, indent=2) + "\n")

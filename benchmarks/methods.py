@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 from entries import DEMO, GROCERY, LINEAR, Entry
-from measuring import accuracies, loader, saved_bytes, train_together, write_result
+from measuring import accuracies, loader, saved_bytes, train_together
+from result_file import write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search

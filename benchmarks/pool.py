@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from cohorts import in_turns
-from measuring import write_result
+from result_file import write_result
 
 from utuning.backbone import Backbone
 from utuning.configs import TrainConfig, TunerConfig

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from cohorts import SIDES, adapter, known_states, member, one_by_one, small_scene, stepping
 from demo_cost import MARKER, marked_processes
-from measuring import SOURCE, write_result
+from result_file import SOURCE, write_result
 from searches import MIXES, prepared_data
 from torch.profiler import ProfilerActivity, profile
 

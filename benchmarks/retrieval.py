@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from measuring import write_result
+from result_file import write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search

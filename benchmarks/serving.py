@@ -25,8 +25,8 @@ from statistics import median, quantiles
 
 import numpy as np
 import torch
-from measuring import write_result
 from PIL import Image
+from result_file import write_result
 
 from utuning.backbone import Backbone
 from utuning.bundles.bundle import save_bundle

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import write_result
 from PIL import Image
+from result_file import write_result
 
 from utuning.data.examples import Example
 from utuning.data.loader import Loader

@@ -1,0 +1,16 @@
+"""A result file, with the commit, the versions and the machine that it comes from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines import provenance
+
+# Read at the start: a result file that is written while measuring is itself a change to the checkout.
+SOURCE = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
+
+
+def write_result(path: Path, command: str, **values: Any) -> None:
+    """Write a result file with the commit, the versions and the machine that it comes from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"command": command, **values, **SOURCE}, indent=2) + "\n")
