@@ -8,16 +8,14 @@ steps in turns, and a ratio is that of the medians. Writes docs/results/cohorts/
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
-from measuring import write_result
+from measuring import in_turns, table_row, write_result
 from torch import nn
 
 from utuning.backbone import Backbone
@@ -55,7 +53,7 @@ class Ratio:
     def line(self) -> str:
         """As Markdown."""
         allowed = "" if self.allowed is None else f"{self.allowed:.2f}"
-        return f"| {self.what} | {self.measured:.2f} | {allowed} | {self.bar} |"
+        return table_row(self.what, f"{self.measured:.2f}", allowed, self.bar)
 
 
 def backbone() -> Backbone:
@@ -88,19 +86,6 @@ def member(frozen: Backbone, *tuners: TunerConfig, seed: int = 0) -> Member:
 def adapter(depths: str) -> TunerConfig:
     """A P-Adapter beside attention and MLP."""
     return TunerConfig(method="p_adapter", ops=("attn", "mlp"), depths=depths, settings={"bottleneck_dim": 16})
-
-
-def in_turns(rounds: int, *sides: Callable[[], object]) -> list[float]:
-    """Median seconds of each side."""
-    for side in sides:
-        side()
-    seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for place, side in enumerate(sides):
-            started = time.perf_counter()
-            side()
-            seconds[place].append(time.perf_counter() - started)
-    return [median(each) for each in seconds]
 
 
 def stepping(frozen: Backbone, members: Sequence[Member], data: Batch) -> Callable[[], object]:
@@ -275,10 +260,9 @@ def main() -> None:
         ]
     for ratio in ratios:
         print(ratio.line(), flush=True)
-    RESULT.mkdir(parents=True, exist_ok=True)
-    page = [PAGE.format(rounds=rounds), *(ratio.line() for ratio in ratios), ""]
-    (RESULT / "steps.md").write_text("\n".join(page))
-    write_result(RESULT / "steps.json", "python benchmarks/cohorts.py", rounds=rounds, rows=[asdict(r) for r in ratios])
+    page = "\n".join([PAGE.format(rounds=rounds), *(ratio.line() for ratio in ratios), ""])
+    values = {"rounds": rounds, "rows": [asdict(ratio) for ratio in ratios]}
+    write_result(RESULT / "steps.json", "python benchmarks/cohorts.py", page, **values)
 
 
 if __name__ == "__main__":
