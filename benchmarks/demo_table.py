@@ -98,9 +98,7 @@ def markdown(table: Sequence[dict[str, Any]], num_epochs: int, seconds: float) -
     ]
     for row in table:
         facts = (row["family"], row["configuration"], row["tried"], f"{row['trainable_params']:,}")
-        lines.append(
-            table_row(*facts, f"{100 * fmean(row['val']):.1f}", percent(row["test_mean"], row["test_ci"]))
-        )
+        lines.append(table_row(*facts, f"{100 * fmean(row['val']):.1f}", percent(row["test_mean"], row["test_ci"])))
     gap = 100 * (table[1]["test_mean"] - table[0]["test_mean"])
     return "\n".join(
         [*lines, "", f"Best U-Tuning minus linear probe on test: {gap:+.1f} points. Took {seconds:.0f} s.", ""]

@@ -32,7 +32,9 @@ def measure_test(tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, s
     """Score the bundles of these runs on test, and log it: on a cluster in a task, else here, with what is loaded."""
     split = shared_split(ready.dataset, "test")
     with tempfile.TemporaryDirectory() as folder:
-        bundles = [read_bundle(tracker.artifacts.download(run.run_id, BUNDLE, Path(folder) / run.run_id)) for run in runs]
+        bundles = [
+            read_bundle(tracker.artifacts.download(run.run_id, BUNDLE, Path(folder) / run.run_id)) for run in runs
+        ]
         if shared.group.local:
             found = score_bundles(bundles, ready.backbone, opened(split, shared.rows_cache))
         else:

@@ -171,7 +171,9 @@ class Registry:
             raise TrackingError(f"{str(to)!r} exists and is not an empty folder; name a new folder, or remove it")
         with in_words(f"copy the bundle of {resolved.model_name!r} to {str(to)!r}"):
             test = self._tracker.test_metrics(resolved.run_id) if resolved.version is None else {}
-            self._tracker.artifacts.fetch(resolved.source, to, check=lambda copy: add_metrics(_read(copy, resolved.source), test))
+            self._tracker.artifacts.fetch(
+                resolved.source, to, check=lambda copy: add_metrics(_read(copy, resolved.source), test)
+            )
         return to
 
     def _number(self, name: str, reference: Reference) -> int:

@@ -36,9 +36,7 @@ class TarStore:
                 entries = [(entry_name(file, member.name, plain=_is_plain(member)), member) for member in archive]
         except _BROKEN as error:
             raise _damaged(file, error) from error
-        self._places = {
-            name: (member.offset_data, member.size) for name, member in entries if not member.isdir()
-        }
+        self._places = {name: (member.offset_data, member.size) for name, member in entries if not member.isdir()}
         self._descriptor = os.open(plain, os.O_RDONLY)
 
     def __contains__(self, name: str) -> bool:
