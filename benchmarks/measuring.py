@@ -84,9 +84,9 @@ def tested(accuracies: Sequence[float]) -> dict[str, Any]:
     return {"test": accuracies, "test_mean": fmean(accuracies), "test_ci": half_width(accuracies)}
 
 
-def percent(mean: float, half: float) -> str:
-    """An accuracy with its confidence interval, for a page."""
-    return f"{100 * mean:.1f} ± {100 * half:.1f}"
+def percent(mean: float, half: float | None) -> str:
+    """An accuracy with its confidence interval, for a page; one seed alone has none."""
+    return f"{100 * mean:.1f}" if half is None else f"{100 * mean:.1f} ± {100 * half:.1f}"
 
 
 def table_row(*cells: object) -> str:
