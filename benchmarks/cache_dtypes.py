@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from result_file import write_result
+from measuring import loader
+from result_file import table_row, write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search
@@ -21,8 +22,6 @@ from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from utuning.cohort import Cohort
 from utuning.configs import TrainConfig, TunerConfig
-from utuning.data.loader import Loader
-from utuning.data.shards import read_split
 from utuning.member import Member
 from utuning.prefix import CACHE_DTYPES, Prefix, state_shapes
 from utuning.prefix_cache import PrefixCache
@@ -53,7 +52,7 @@ interval (Student t, paired). Machine, commit and versions stand in [cache_dtype
 def measure(ready: Prepared, seed: int, dtype: str, folder: Path) -> list[float]:
     """Val accuracy of each row's member, trained and scored on states that are kept in `dtype`."""
     cache, shapes = PrefixCache(folder, BUDGET_BYTES), state_shapes(ready.backbone)
-    loaders = {split: _loader(ready, split, seed) for split in ("train", "val")}
+    loaders = {split: loader(ready, split, 32, seed, NUM_VIEWS) for split in ("train", "val")}
     members = [
         Member(
             ready.backbone,
@@ -65,32 +64,20 @@ def measure(ready: Prepared, seed: int, dtype: str, folder: Path) -> list[float]
         for lr, tuners in ROWS.values()
     ]
     useful = {}
-    for split, loader in loaders.items():
+    for split, batches in loaders.items():
         num_views = NUM_VIEWS if split == "train" else 1
         facts = {"split": split, "seed": seed}
         prefix = Prefix(
-            cache, shapes, num_rows=loader.num_examples, num_views=num_views, dtype=CACHE_DTYPES[dtype], facts=facts
+            cache, shapes, num_rows=batches.num_examples, num_views=num_views, dtype=CACHE_DTYPES[dtype], facts=facts
         )
         useful[split] = prefix.useful(ready.backbone, members, BUDGET_BYTES // 2)
         # A pass over each view fills the cache, so that whatever is measured reads it.
         for view in range(num_views):
-            Cohort(ready.backbone, members).evaluate(loader.epoch(view, useful[split]))
+            Cohort(ready.backbone, members).evaluate(batches.epoch(view, useful[split]))
     cohort = Cohort(ready.backbone, members)
     for epoch in range(EPOCHS):
         cohort.train_epoch(loaders["train"].epoch(epoch, useful["train"]))
     return [score.accuracy for score in cohort.evaluate(loaders["val"].epoch(0, useful["val"]))]
-
-
-def _loader(ready: Prepared, split: str, seed: int) -> Loader:
-    return Loader(
-        read_split(ready.dataset, split),
-        ready.backbone.preprocessing,
-        global_batch_size=32,
-        seed=seed,
-        recipe=ready.space.recipe,
-        train=split == "train",
-        views=NUM_VIEWS,
-    )
 
 
 def cell(accuracies: list[float], exact: list[float]) -> str:
@@ -120,15 +107,13 @@ def main() -> None:
 def write(found: dict[str, dict[str, list[float]]]) -> None:
     """Write both result files."""
     lines = [
-        f"| {title} | {' | '.join(cell(values, by_dtype['fp32']) for values in by_dtype.values())} |"
+        table_row(title, *(cell(values, by_dtype["fp32"]) for values in by_dtype.values()))
         for title, by_dtype in found.items()
     ]
-    RESULT.mkdir(parents=True, exist_ok=True)
     page = PAGE.format(epochs=EPOCHS, views=NUM_VIEWS) + "\n".join([*lines, ""])
-    (RESULT / "cache_dtypes.md").write_text(page)
     print(page)
     facts: dict[str, Any] = {"seeds": SEEDS, "epochs": EPOCHS, "views": NUM_VIEWS, "val_accuracy": found}
-    write_result(RESULT / "cache_dtypes.json", "python benchmarks/cache_dtypes.py", **facts)
+    write_result(RESULT / "cache_dtypes.json", "python benchmarks/cache_dtypes.py", page, **facts)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ steps in turns, and a ratio is that of the medians. Writes docs/results/cohorts/
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
-from result_file import write_result
+from result_file import table_row, write_result
+from timing import in_turns
 from torch import nn
 
 from utuning.backbone import Backbone
@@ -65,7 +64,7 @@ class Ratio:
     def line(self) -> str:
         """As Markdown."""
         allowed = "" if self.allowed is None else f"{self.allowed:.2f}"
-        return f"| {self.what} | {self.measured:.2f} | {allowed} | {self.bar} |"
+        return table_row(self.what, f"{self.measured:.2f}", allowed, self.bar)
 
 
 def backbone() -> Backbone:
@@ -104,26 +103,6 @@ def member(frozen: Backbone, *tuners: TunerConfig, seed: int = 0) -> Member:
 def adapter(depths: str) -> TunerConfig:
     """A P-Adapter beside attention and MLP."""
     return TunerConfig(method="p_adapter", ops=("attn", "mlp"), depths=depths, settings={"bottleneck_dim": 16})
-
-
-def in_turns(rounds: int, *sides: Callable[[], object]) -> list[float]:
-    """Median seconds of each side."""
-    for side in sides:
-        seconds_of(side)
-    seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for place, side in enumerate(sides):
-            seconds[place].append(seconds_of(side))
-    return [median(each) for each in seconds]
-
-
-def seconds_of(side: Callable[[], object]) -> float:
-    """Seconds until it is done; a GPU works off what is queued."""
-    started = time.perf_counter()
-    side()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def stepping(frozen: Backbone, members: Sequence[Member], data: Batch) -> Callable[[], object]:
@@ -324,10 +303,9 @@ def main() -> None:
         ]
     for ratio in ratios:
         print(ratio.line(), flush=True)
-    RESULT.mkdir(parents=True, exist_ok=True)
-    page = [PAGE.format(rounds=rounds, large_rounds=LARGE_ROUNDS), *(ratio.line() for ratio in ratios), ""]
-    (RESULT / "steps.md").write_text("\n".join(page))
-    write_result(RESULT / "steps.json", "python benchmarks/cohorts.py", rounds=rounds, rows=[asdict(r) for r in ratios])
+    page = "\n".join([PAGE.format(rounds=rounds, large_rounds=LARGE_ROUNDS), *(ratio.line() for ratio in ratios), ""])
+    values = {"rounds": rounds, "rows": [asdict(ratio) for ratio in ratios]}
+    write_result(RESULT / "steps.json", "python benchmarks/cohorts.py", page, **values)
 
 
 if __name__ == "__main__":

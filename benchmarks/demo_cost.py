@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines import provenance
+from result_file import write_result
 
 # Reading the memory of some thirty processes takes a while itself.
 INTERVAL_S = 4.0
@@ -79,14 +79,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = [run_once(given.folder or Path(folder)) for _ in range(given.runs)]
-    provenanced = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(
-        json.dumps(
-            {"command": f"python benchmarks/demo_cost.py --runs {given.runs}", "runs": runs, **provenanced}, indent=2
-        )
-        + "\n"
-    )
+    write_result(RESULT, f"python benchmarks/demo_cost.py --runs {given.runs}", runs=runs)
     print(json.dumps(runs))
 
 

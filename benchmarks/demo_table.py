@@ -17,10 +17,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from measuring import accuracies, train_together
-from result_file import write_result
+from measuring import accuracies, percent, tested, train_together
+from result_file import table_row, write_result
 
-from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
@@ -80,9 +79,7 @@ def rows(ready: Prepared, by_seed: Sequence[Trained]) -> list[dict[str, Any]]:
                 "tried": len(ids),
                 "trainable_params": sum(members[0].num_parameters().values()),
                 "val": [each[chosen] for each in scored],
-                "test": tests,
-                "test_mean": fmean(tests),
-                "test_ci": half_width(tests),
+                **tested(tests),
             }
         )
     return found
@@ -101,10 +98,8 @@ def markdown(table: Sequence[dict[str, Any]], num_epochs: int, seconds: float) -
         "|---|---|---:|---:|---:|---:|",
     ]
     for row in table:
-        lines.append(
-            f"| {row['family']} | {row['configuration']} | {row['tried']} | {row['trainable_params']:,} "
-            f"| {100 * fmean(row['val']):.1f} | {100 * row['test_mean']:.1f} ± {100 * row['test_ci']:.1f} |"
-        )
+        facts = (row["family"], row["configuration"], row["tried"], f"{row['trainable_params']:,}")
+        lines.append(table_row(*facts, f"{100 * fmean(row['val']):.1f}", percent(row["test_mean"], row["test_ci"])))
     gap = 100 * (table[1]["test_mean"] - table[0]["test_mean"])
     return "\n".join(
         [*lines, "", f"Best U-Tuning minus linear probe on test: {gap:+.1f} points. Took {seconds:.0f} s.", ""]
@@ -126,10 +121,8 @@ def main() -> None:
         facts = asdict(ready.facts)
     page = markdown(table, trials[0].train.epochs, time.perf_counter() - started)
     print(page)
-    RESULT.mkdir(parents=True, exist_ok=True)
-    (RESULT / "three_seeds.md").write_text(page)
     command = "python benchmarks/demo_table.py"
-    write_result(RESULT / "three_seeds.json", command, seeds=SEEDS, rows=table, facts=facts)
+    write_result(RESULT / "three_seeds.json", command, page, seeds=SEEDS, rows=table, facts=facts)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,13 @@ from cohorts import (
     adapters_with_cache,
     all_layers,
     batch,
-    in_turns,
     member,
     one_more_side,
-    seconds_of,
     sides_with_cache,
     stepping,
 )
 from result_file import write_result
+from timing import in_turns, seconds_of
 
 from utuning.backbone import Backbone
 from utuning.costs import step_flops

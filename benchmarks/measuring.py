@@ -1,7 +1,10 @@
-"""What several benchmarks measure in the same way: training without Ray, accuracy, bytes kept for the backward pass."""
+"""What several benchmarks do in the same way: train without Ray, and score."""
 
 from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
 
+from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared
 from utuning import costs
 from utuning.backbone import Backbone
@@ -15,7 +18,9 @@ from utuning.member import Member
 EVAL_BATCH_SIZE = 64
 
 
-def loader(ready: Prepared, split: str, batch_size: int = EVAL_BATCH_SIZE, seed: int = 0) -> Loader:
+def loader(
+    ready: Prepared, split: str, batch_size: int = EVAL_BATCH_SIZE, seed: int = 0, views: int | None = None
+) -> Loader:
     """One worker's loader of a split; only `train` is shuffled and augmented."""
     return Loader(
         read_split(ready.dataset, split),
@@ -24,6 +29,7 @@ def loader(ready: Prepared, split: str, batch_size: int = EVAL_BATCH_SIZE, seed:
         seed=seed,
         recipe=ready.space.recipe,
         train=split == "train",
+        views=views,
     )
 
 
@@ -46,3 +52,13 @@ def accuracies(ready: Prepared, members: Sequence[Member], split: str) -> list[f
 def saved_bytes(backbone: Backbone, member: Member, batch: Batch) -> int:
     """Bytes that one solo step keeps for its backward pass, weights not counted."""
     return costs.saved_bytes(Cohort(backbone, [member]), batch)
+
+
+def tested(accuracies: Sequence[float]) -> dict[str, Any]:
+    """Test accuracies of some seeds as a row's values: all, their mean, half their 95 % confidence interval."""
+    return {"test": accuracies, "test_mean": fmean(accuracies), "test_ci": half_width(accuracies)}
+
+
+def percent(mean: float, half: float | None) -> str:
+    """An accuracy with its confidence interval, for a page; one seed alone has none."""
+    return f"{100 * mean:.1f}" if half is None else f"{100 * mean:.1f} ± {100 * half:.1f}"

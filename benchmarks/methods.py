@@ -14,19 +14,19 @@ photos and a real pretrained ViT.
 import argparse
 import multiprocessing
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import torch
 from entries import DEMO, GROCERY, LINEAR, Entry
-from measuring import accuracies, loader, saved_bytes, train_together
-from result_file import write_result
+from measuring import accuracies, loader, percent, saved_bytes, tested, train_together
+from result_file import table_row, write_result
+from timing import in_turns
 
-from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
@@ -125,9 +125,7 @@ def _row(
         "trainable_params": sum(parameters.values()),
         "tuner_params": parameters["tuners"] + parameters["backbone"],
         "val": vals,
-        "test": tests,
-        "test_mean": fmean(tests),
-        "test_ci": half_width(tests),
+        **tested(tests),
         **cost(ready, entry),
     }
 
@@ -135,16 +133,10 @@ def _row(
 def cost(ready: Prepared, entry: Entry) -> dict[str, float]:
     """A solo step's time as a ratio to the linear probe's, steps taken in turns, and the bytes it keeps."""
     batch = next(iter(loader(ready, "train", 32).epoch(0)))
-    solo = [_fresh(ready, each) for each in (entry, LINEAR)]
-    cohorts = [Cohort(ready.backbone, [member]) for member in solo]
-    seconds: list[list[float]] = [[], []]
-    for _ in range(TIMED_STEPS):
-        for place, cohort in enumerate(cohorts):
-            started = time.perf_counter()
-            cohort.step(batch)
-            seconds[place].append(time.perf_counter() - started)
+    cohorts = [Cohort(ready.backbone, [_fresh(ready, each)]) for each in (entry, LINEAR)]
+    seconds, linear_s = in_turns(TIMED_STEPS, *(partial(cohort.step, batch) for cohort in cohorts))
     kept = saved_bytes(ready.backbone, _fresh(ready, entry), batch)
-    return {"step_time_to_linear": median(seconds[0]) / median(seconds[1]), "kept_mb": kept / 1e6}
+    return {"step_time_to_linear": seconds / linear_s, "kept_mb": kept / 1e6}
 
 
 def markdown(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
@@ -162,11 +154,17 @@ def markdown(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> str:
     ]
     for row in rows:
         star = "*" if row["lr_at_edge_of_grid"] else ""
-        test = f"{100 * row['test_mean']:.1f} ± {100 * row['test_ci']:.1f}"
-        numbers = (
-            f"{row['tuner_params']:,} | {100 * fmean(row['val']):.1f} | {test} | {row['step_time_to_linear']:.2f}x"
+        lines.append(
+            table_row(
+                row["title"],
+                f"{row['configuration']}{star}",
+                f"{row['tuner_params']:,}",
+                f"{100 * fmean(row['val']):.1f}",
+                percent(row["test_mean"], row["test_ci"]),
+                f"{row['step_time_to_linear']:.2f}x",
+                f"{row['kept_mb']:.1f}",
+            )
         )
-        lines.append(f"| {row['title']} | {row['configuration']}{star} | {numbers} | {row['kept_mb']:.1f} |")
     if len(rows) < len(suite.entries):
         lines += ["", f"Not all: {len(rows)} of {len(suite.entries)} methods are measured so far."]
     return "\n".join([*lines, ""])
@@ -196,9 +194,8 @@ def main() -> None:
 
 def write(name: str, rows: Sequence[dict[str, Any]], num_epochs: int) -> None:
     """Write both result files."""
-    RESULT.mkdir(parents=True, exist_ok=True)
-    (RESULT / f"{name}.md").write_text(markdown(name, rows, num_epochs))
-    write_result(RESULT / f"{name}.json", _command(name, num_epochs), seeds=SEEDS, epochs=num_epochs, rows=rows)
+    page, values = markdown(name, rows, num_epochs), {"seeds": SEEDS, "epochs": num_epochs, "rows": rows}
+    write_result(RESULT / f"{name}.json", _command(name, num_epochs), page, **values)
 
 
 @dataclass(frozen=True)

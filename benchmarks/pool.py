@@ -7,7 +7,6 @@ medians. Writes docs/results/serving/pool.{md,json}.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from cohorts import in_turns
-from result_file import write_result
+from result_file import table_row, write_result
+from timing import in_turns, resident_bytes
 
 from utuning.backbone import Backbone
 from utuning.configs import TrainConfig, TunerConfig
@@ -54,7 +53,7 @@ class Line:
     def row(self) -> str:
         """As Markdown."""
         number = f"{self.measured:.2f}" if self.measured < 1000 else f"{self.measured:,.0f}"
-        return f"| {self.what} | {number} | {self.bar} |"
+        return table_row(self.what, number, self.bar)
 
 
 def member(frozen: Backbone, tuners: Sequence[TunerConfig], seed: int) -> Member:
@@ -117,11 +116,6 @@ def held_bytes(storage: Literal["fp32", "fp16"], count: int) -> tuple[int, int, 
     return counted, grown, sum(parameter.nbytes for parameter in frozen.trunk.model.parameters())
 
 
-def resident_bytes() -> int:
-    """Memory of this process that lies in RAM (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser()
@@ -141,12 +135,9 @@ def main() -> None:
         lines += throughput(frozen, given.rounds, what, mix, bar)
     for line in lines:
         print(line.row(), flush=True)
-    RESULT.mkdir(parents=True, exist_ok=True)
-    page = [PAGE.format(rounds=given.rounds), *(line.row() for line in lines), ""]
-    (RESULT / "pool.md").write_text("\n".join(page))
-    write_result(
-        RESULT / "pool.json", "python benchmarks/pool.py", **vars(given), rows=[asdict(line) for line in lines]
-    )
+    page = "\n".join([PAGE.format(rounds=given.rounds), *(line.row() for line in lines), ""])
+    values = {**vars(given), "rows": [asdict(line) for line in lines]}
+    write_result(RESULT / "pool.json", "python benchmarks/pool.py", page, **values)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from cohorts import SIDES, adapter, known_states, member, one_by_one, small_scene, stepping
 from demo_cost import MARKER, marked_processes
-from result_file import SOURCE, write_result
+from result_file import SOURCE, table_row, write_result
 from searches import MIXES, prepared_data
 from torch.profiler import ProfilerActivity, profile
 
@@ -196,7 +196,7 @@ def page(search: Mapping[str, Any], steps: Mapping[str, Any]) -> str:
         num_trials=NUM_TRIALS,
         seconds=len(rows) * INTERVAL_S,
         cpus=os.cpu_count(),
-        processes="\n".join(f"| {name} | {s:.0f} | {s / sum(total.values()):.0%} |" for name, s in total.items()),
+        processes="\n".join(table_row(name, f"{s:.0f}", f"{s / sum(total.values()):.0%}") for name, s in total.items()),
         first=first,
         isolated=isolated,
         limit=isolated / first,
@@ -211,7 +211,7 @@ def page(search: Mapping[str, Any], steps: Mapping[str, Any]) -> str:
 
 def line(name: str, values: Sequence[float]) -> str:
     """A row of whole numbers."""
-    return f"| {name} | {' | '.join(f'{value:.0f}' for value in values)} |"
+    return table_row(name, *(f"{value:.0f}" for value in values))
 
 
 def main() -> None:
@@ -228,9 +228,9 @@ def main() -> None:
     if "steps" in asked:
         known["steps"] = {"steps": profile_steps(), "peak_gflops": peak_gflops(), "commit": SOURCE["commit"]}
     parts = {part: known[part] for part in ("search", "steps") if part in known}
-    write_result(file, "python benchmarks/profiles.py", **parts)
-    if len(parts) == 2:
-        (RESULT / "profile.md").write_text(page(**parts))
+    whole = len(parts) == 2
+    write_result(file, "python benchmarks/profiles.py", page(**parts) if whole else None, **parts)
+    if whole:
         plot(parts["search"]["rows"], RESULT / "profile.png")
 
 

@@ -10,7 +10,14 @@ from pipelines import provenance
 SOURCE = {"commit": provenance.commit(), "versions": provenance.versions(), "machine": provenance.machine()}
 
 
-def write_result(path: Path, command: str, **values: Any) -> None:
-    """Write a result file with the commit, the versions and the machine that it comes from."""
+def table_row(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def write_result(path: Path, command: str, page: str | None = None, **values: Any) -> None:
+    """Write a result file with the commit, the versions and the machine it comes from, and a page of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if page is not None:
+        path.with_suffix(".md").write_text(page)
     path.write_text(json.dumps({"command": command, **values, **SOURCE}, indent=2) + "\n")

@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from result_file import write_result
+from measuring import percent
+from result_file import table_row, write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search
@@ -107,12 +108,10 @@ def write(name: str, found: dict[str, list[float]], **facts: Any) -> None:
     """Write both result files."""
     paths = "" if name == "demo" else " dataset.path=FOLDER backbone.weights=FILE"
     command = f"python benchmarks/retrieval.py {name}{paths}"
-    rows = [f"| {title} | {100 * fmean(r):.1f} ± {100 * half_width(r):.1f} |" for title, r in found.items()]
-    RESULT.mkdir(parents=True, exist_ok=True)
+    rows = [table_row(title, percent(fmean(r), half_width(r))) for title, r in found.items()]
     page = PAGE.format(name=name, command=command, **facts) + "\n".join([*rows, ""])
-    (RESULT / f"{name}.md").write_text(page)
     print(page)
-    write_result(RESULT / f"{name}.json", command, seeds=SEEDS, recall_at_1=found, **facts)
+    write_result(RESULT / f"{name}.json", command, page, seeds=SEEDS, recall_at_1=found, **facts)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from result_file import SOURCE, write_result
+from result_file import SOURCE, table_row, write_result
 
 from cluster.profile import load_profile
 from pipelines.forecast import forecast, stand_in
 from pipelines.plan import prepare_search
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.run_records import RunRecord
+from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 
@@ -93,8 +94,7 @@ def search(name: str, num_trials: int, data: Path, *flags: str) -> tuple[float, 
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         seconds = time.monotonic() - started
-        workspace = Workspace(home)
-        return seconds, Tracker.open(workspace.tracking_uri, workspace.artifacts).runs("demo")
+        return seconds, Tracker.of(Workspace(home)).runs("demo")
 
 
 def planned(name: str, num_trials: int, data: Path) -> dict[str, float]:
@@ -152,9 +152,10 @@ def page(
     lines = [PAGE]
     for row in compared:
         mix = MIXES[row["search"]]
-        seconds = f"{row['seconds']:.0f} s | {row['seconds_isolated']:.0f} s | {row['ratio']:.1f}x | ≥{mix.bar:.0f}x"
-        allowed = f"{row['flops_ratio']:.1f}x | {row['planned_ratio']:.1f}x"
-        lines.append(f"| {mix.title} | {seconds} | {allowed} | {row['largest_val_difference']:.4f} |")
+        seconds = (f"{row[key]:.0f} s" for key in ("seconds", "seconds_isolated"))
+        allowed = (f"{row[key]:.1f}x" for key in ("flops_ratio", "planned_ratio"))
+        ratios = (f"{row['ratio']:.1f}x", f"≥{mix.bar:.0f}x", *allowed)
+        lines.append(table_row(mix.title, *seconds, *ratios, f"{row['largest_val_difference']:.4f}"))
     if layout:
         one, two = (layout["largest_val_difference"][workers] for workers in ("1", "2"))
         lines += [
@@ -165,8 +166,8 @@ def page(
     lines.append(PLANNED)
     for row in grown or compared:
         off = row["predicted_s"] / row["seconds"] - 1
-        measured = f"{row['predicted_s']:.0f} s | {row['seconds']:.0f} s | {off:+.0%}"
-        lines.append(f"| {MIXES[row['search']].title} | {row['trials']} | {measured} |")
+        seconds = (f"{row[key]:.0f} s" for key in ("predicted_s", "seconds"))
+        lines.append(table_row(MIXES[row["search"]].title, row["trials"], *seconds, f"{off:+.0%}"))
     if grown:
         lines += ["", "How the time grows with the trials:", ""]
         for name, mix in MIXES.items():
@@ -225,12 +226,12 @@ def write(
     compared: dict[str, dict[str, Any]], grown: dict[tuple[str, int], dict[str, Any]], layout: dict[str, Any] | None
 ) -> None:
     """Write what is there so far: it takes long."""
-    RESULT.mkdir(parents=True, exist_ok=True)
     rows, sizes = list(compared.values()), [grown[key] for key in sorted(grown)]
     print(sizes[-1], flush=True)
-    write_result(RESULT / "searches.json", "python benchmarks/searches.py", compared=rows, growth=sizes, layout=layout)
     whole = len(sizes) == len(MIXES) * len(SIZES)
-    (RESULT / "searches.md").write_text(page(rows, sizes if whole else (), layout))
+    text = page(rows, sizes if whole else (), layout)
+    values = {"compared": rows, "growth": sizes, "layout": layout}
+    write_result(RESULT / "searches.json", "python benchmarks/searches.py", text, **values)
     if whole:
         plot(sizes, RESULT / "growth.png")
 

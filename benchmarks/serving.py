@@ -26,7 +26,8 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 from PIL import Image
-from result_file import write_result
+from result_file import table_row, write_result
+from timing import resident_bytes
 
 from utuning.backbone import Backbone
 from utuning.bundles.bundle import save_bundle
@@ -72,9 +73,8 @@ class Line:
 
     def row(self) -> str:
         """As Markdown."""
-        return (
-            f"| {self.what} | {self.images_per_s:.0f} | {self.p50_ms:.0f} | {self.p99_ms:.0f} | {self.memory_mb:.0f} |"
-        )
+        numbers = (self.images_per_s, self.p50_ms, self.p99_ms, self.memory_mb)
+        return table_row(self.what, *(f"{number:.0f}" for number in numbers))
 
 
 SIDES = (
@@ -197,14 +197,9 @@ def round_of(side: Side, paths: Sequence[Path], num_clients: int, seconds: float
             targets.append((port, ["all"] if side.everybody else [path.name for path in mine]))
             processes.append(process)
         found = loading.submit(load, targets, num_clients, seconds).result()
-        memory = sum(resident_mb(process) for process in processes)
+        memory = sum(resident_bytes(process) for process in processes) / 1e6
     hundredths = quantiles(found, n=100)
     return Line(side.what, len(found) / seconds, 1e3 * median(found), 1e3 * hundredths[98], memory, len(found))
-
-
-def resident_mb(process: int) -> float:
-    """Memory of a process that lies in RAM (Linux)."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def middle(lines: Sequence[Line]) -> Line:
@@ -227,13 +222,12 @@ def main() -> None:
         rounds = [[round_of(side, paths, given.clients, given.seconds) for side in SIDES] for _ in range(given.rounds)]
     lines = [middle(each) for each in zip(*rounds, strict=True)]
     numbers = {"seconds": given.seconds, "rounds": given.rounds, "clients": given.clients}
-    page = [PAGE.format(**numbers), *(line.row() for line in lines), ""]
-    print("\n".join(page))
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "server.md").write_text("\n".join(page))
+    page = "\n".join([PAGE.format(**numbers), *(line.row() for line in lines), ""])
+    print(page)
     write_result(
         given.out / "server.json",
         "python benchmarks/serving.py",
+        page,
         **numbers,
         rows=[asdict(line) for line in lines],
         rounds_of=[[asdict(line) for line in each] for each in rounds],

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from result_file import write_result
+from result_file import table_row, write_result
+from timing import resident_bytes
 
 from utuning.data.examples import Example
 from utuning.data.loader import Loader
@@ -62,10 +63,10 @@ class Streamed:
 
     def line(self) -> str:
         """As Markdown."""
-        memory = " | ".join(f"{count / 1e6:,.0f} MB" for count in (self.peak_bytes, self.table_bytes))
-        rates = f"{self.read_rate:,.0f} | {self.decode_rate:,.0f}"
-        times = f"{self.places_s:.1f} s | {self.open_s:.2f} s"
-        return f"| {self.rows:,} | {self.disk_bytes / 1e6:,.0f} MB | {memory} | {times} | {rates} |"
+        memory = (f"{count / 1e6:,.0f} MB" for count in (self.disk_bytes, self.peak_bytes, self.table_bytes))
+        times = (f"{self.places_s:.1f} s", f"{self.open_s:.2f} s")
+        rates = (f"{rate:,.0f}" for rate in (self.read_rate, self.decode_rate))
+        return table_row(f"{self.rows:,}", *memory, *times, *rates)
 
 
 def write_set(to: Path, num_rows: int) -> int:
@@ -82,12 +83,6 @@ def write_set(to: Path, num_rows: int) -> int:
     ]
     write_dataset(rows, to, name="synthetic", class_names=[f"{label:02d}" for label in range(100)])
     return sum(file.stat().st_size for file in to.rglob("*.parquet"))
-
-
-def resident_bytes() -> int:
-    """What this process holds now."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 @contextmanager
@@ -177,10 +172,9 @@ def main() -> None:
             facts = {"disk_bytes": disk_bytes, "table_bytes": _alone(as_table, path), **_alone(by_row, path)}
             found.append(Streamed(rows=num_rows, **facts))
             print(found[-1].line(), flush=True)
-    args.to.mkdir(parents=True, exist_ok=True)
-    page = PAGE.format(decoded=DECODED, batch=BATCH_SIZE)
-    (args.to / "streaming.md").write_text("\n".join([page, *(each.line() for each in found), ""]))
-    write_result(args.to / "streaming.json", "python benchmarks/streaming.py", rows=[asdict(each) for each in found])
+    page = "\n".join([PAGE.format(decoded=DECODED, batch=BATCH_SIZE), *(each.line() for each in found), ""])
+    rows = [asdict(each) for each in found]
+    write_result(args.to / "streaming.json", "python benchmarks/streaming.py", page, rows=rows)
 
 
 if __name__ == "__main__":

@@ -232,9 +232,8 @@ def write(tables: Mapping[str, Mapping[str, Any]], epochs: int, pool: int, resul
     rows = simulate(tables, space) if len(tables) > 1 else []
     labels = [trial.label for trial in pool_of(space, _facts(""))]
     values = {"epochs": epochs, "pool": labels, "seeds": SEEDS, "tables": tables, "rows": rows}
-    write_result(result, _command(epochs, pool), **values, summary=summary(rows) if rows else {})
-    if rows:
-        result.with_suffix(".md").write_text(markdown(tables, rows, epochs, pool))
+    page = markdown(tables, rows, epochs, pool) if rows else None
+    write_result(result, _command(epochs, pool), page, **values, summary=summary(rows) if rows else {})
 
 
 def kept(epochs: int, pool: int, result: Path) -> dict[str, dict[str, Any]]:

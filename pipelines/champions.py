@@ -7,7 +7,8 @@ from statistics import fmean
 from pipelines.plan import Prepared
 from pipelines.promotion import Candidate, Decision, best, decide
 from pipelines.registry import Registry
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.run_records import RunRecord
+from pipelines.tracking import Tracker
 from search_spaces.space import SearchSpace
 from utuning.configs import TrialConfig
 from utuning.data.protocols import find_protocol

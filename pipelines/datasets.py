@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.source_layout import is_prepared
 from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from utuning.configs import digest
 from utuning.data.examples import ImageRef
 from utuning.data.faults import Progress
 from utuning.data.fgvc.table import READERS
-from utuning.data.info import INFO_FILE
 from utuning.data.known import prepare_known
 from utuning.data.prepare import Known, prepare
 from utuning.data.protocols import find_protocol
@@ -40,7 +40,7 @@ def prepared(
     """
     if spec.source == "drawn":
         return _drawn(spec, workspace, progress)
-    if spec.source == "parquet" and not _of_others(spec):
+    if is_prepared(spec):
         return open_dataset(_given(spec))
     options: dict[str, Any] = {
         "name": spec.name,
@@ -138,14 +138,6 @@ def _path(spec: DatasetSpec) -> Path:
 
 def _beside(root: Path, file: str) -> Path:
     return root / Path(file).expanduser()
-
-
-def _of_others(spec: DatasetSpec) -> bool:
-    """Whether this is no prepared data set, but a Parquet file or a folder of them."""
-    path = Path(_given(spec)).expanduser()
-    return path.suffix == ".parquet" or (
-        path.is_dir() and not (path / INFO_FILE).is_file() and any(path.rglob("*.parquet"))
-    )
 
 
 def _state(spec: DatasetSpec, protocol: str, facts: Sequence[Any]) -> str:

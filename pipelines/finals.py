@@ -10,9 +10,11 @@ import ray
 import torch
 
 from pipelines.answers import FOLDER, Answers
+from pipelines.artifacts import BUNDLE
 from pipelines.plan import Prepared
+from pipelines.run_records import RunRecord
 from pipelines.shared import Shared
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.tracking import Tracker
 from utuning.backbone import Backbone
 from utuning.batch import Batch
 from utuning.bundles.bundle import Bundle, read_bundle
@@ -31,7 +33,9 @@ def measure_test(tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, s
     """Score the bundles of these runs on test, and log it: on a cluster in a task, else here, with what is loaded."""
     split = shared_split(ready.dataset, "test")
     with tempfile.TemporaryDirectory() as folder:
-        bundles = [read_bundle(tracker.download_bundle(run.run_id, Path(folder) / run.run_id)) for run in runs]
+        bundles = [
+            read_bundle(tracker.artifacts.download(run.run_id, BUNDLE, Path(folder) / run.run_id)) for run in runs
+        ]
         if shared.group.local:
             found = score_bundles(bundles, ready.backbone, opened(split, shared.rows_cache))
         else:
@@ -46,7 +50,7 @@ def measure_test(tracker: Tracker, runs: Sequence[RunRecord], ready: Prepared, s
 
 def _keep_answers(tracker: Tracker, run_id: str, answers: Answers) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        tracker.log_artifact(run_id, answers.write(Path(folder)), FOLDER)
+        tracker.artifacts.log(run_id, answers.write(Path(folder)), FOLDER)
 
 
 def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table | Rows) -> list[Scored]:

@@ -7,9 +7,9 @@ from rich.console import Console
 
 from cluster.profile import Profile
 from pipelines.crew import starting_crew
+from pipelines.source_layout import check_source
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_fixed_space, load_space
-from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from pipelines.plan import Prepared
@@ -35,7 +35,7 @@ def launch(
     Raises whatever is wrong with the space, the data, the backbone, the cluster or the tracking store.
     """
     space = (load_fixed_space if fixed else load_space)(name, overrides, tier)
-    _check_val(space)
+    check_source(space)
     with starting_crew(profile, workspace, isolated=isolated) as crew_for:
         # These imports take seconds, and Ray starts meanwhile.
         from pipelines import show
@@ -55,21 +55,3 @@ def launch(
         finished = run_search(ready, crew, workspace=workspace, tracking_uri=tracking_uri, resume=resume)
     show.show_finished(finished, workspace, ready, console)
     return ready, finished
-
-
-def _check_val(space: SearchSpace) -> None:
-    """Refuse, before Ray starts, a data set without a val that the protocol could select on."""
-    source, path = space.dataset.source, space.dataset.path
-    if source in ("drawn", "folder", "lists"):
-        return  # known only once their images are listed
-    from utuning.data.fgvc.table import READERS
-    from utuning.data.info import INFO_FILE, read_info
-    from utuning.data.places import Place
-    from utuning.data.val import check_publishes_val, check_val
-
-    if source in READERS:
-        check_publishes_val(READERS[source], space.protocol)
-    elif source == "parquet" and path is not None:
-        place = Place.of(path)
-        if place.local is None or (place.local / INFO_FILE).is_file():
-            check_val(read_info(place), space.protocol)

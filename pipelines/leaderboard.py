@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from pipelines.tracking import RunRecord
+from pipelines.run_records import RunRecord
 from utuning.tuners import ROWS
 
 # Which of a configuration's runs count: the most finished ones.

@@ -1,6 +1,8 @@
 """What is known before a cluster is asked for anything: data, backbone, and trials that can all be built."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
 
 from pipelines.datasets import prepared
 from pipelines.warm_start import Proposal, WarmStart
@@ -42,11 +44,16 @@ class Prepared:
         """The proposals as the space draws them."""
         return [proposal.picks for proposal in self.proposals]
 
+    @cached_property
+    def proposed(self) -> list[list[TrialConfig]]:
+        """The trials of each proposal, one for each seed."""
+        return [self.space.seeded(replay(picks), self.facts) for picks in self.picked]
+
     @property
     def reasons(self) -> dict[str, str]:
         """Why a configuration was proposed, by its id."""
-        proposed = ((self.space.seeded(replay(each.picks), self.facts)[0], each.reason) for each in self.proposals)
-        return {trial.config_id: reason for trial, reason in proposed}
+        pairs = zip(self.proposed, self.proposals, strict=True)
+        return {trials[0].config_id: proposal.reason for trials, proposal in pairs}
 
 
 def prepare_search(space: SearchSpace, workspace: Workspace, progress: Progress | None = None) -> Prepared:
@@ -80,8 +87,7 @@ def planned_trials(ready: Prepared) -> list[TrialConfig]:
     """The trials known before the search starts: all of a random one, baselines and proposals of an adaptive one."""
     if ready.space.budget.searcher != "optuna":
         return expected_trials(ready)
-    proposed = [trial for picks in ready.picked for trial in ready.space.seeded(replay(picks), ready.facts)]
-    return ready.space.baseline_trials(ready.facts) + proposed
+    return ready.space.baseline_trials(ready.facts) + list(chain(*ready.proposed))
 
 
 def expected_trials(ready: Prepared) -> list[TrialConfig]:

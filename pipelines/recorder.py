@@ -10,9 +10,10 @@ from ray.tune import Callback
 from pipelines.board import Board
 from pipelines.progress import PATH, ProgressStore
 from pipelines.roster import ERROR
+from pipelines.run_records import Kind, Outcome, Status
 from pipelines.shared import BUNDLE
 from pipelines.spared import SHARE, Tally
-from pipelines.tracking import Kind, Outcome, Status, Tracker
+from pipelines.tracking import Tracker
 from utuning.configs import TrialConfig
 
 REPORTED = (

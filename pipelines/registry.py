@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.artifacts import BUNDLE as RUN_BUNDLE
 from pipelines.packing import BUNDLE, pack
 from pipelines.references import CHAMPION, PREFIX, Reference, registered_name
 from pipelines.store import in_words
@@ -170,7 +171,9 @@ class Registry:
             raise TrackingError(f"{str(to)!r} exists and is not an empty folder; name a new folder, or remove it")
         with in_words(f"copy the bundle of {resolved.model_name!r} to {str(to)!r}"):
             test = self._tracker.test_metrics(resolved.run_id) if resolved.version is None else {}
-            self._tracker.fetch(resolved.source, to, check=lambda copy: add_metrics(_read(copy, resolved.source), test))
+            self._tracker.artifacts.fetch(
+                resolved.source, to, check=lambda copy: add_metrics(_read(copy, resolved.source), test)
+            )
         return to
 
     def _number(self, name: str, reference: Reference) -> int:
@@ -192,12 +195,12 @@ class Registry:
 
     def _resolve_run(self, run_id: str) -> Resolved:
         run = self._tracker.run(run_id)
-        if "dataset" not in run.data.tags or not self._client.list_artifacts(run_id, "bundle"):
+        if "dataset" not in run.data.tags or not self._tracker.artifacts.has(run_id, RUN_BUNDLE):
             raise TrackingError(
                 f"run {run_id} has no bundle; allowed: the run of a trial that was trained to its end; "
                 "`utuning leaderboard SPACE --json` names them"
             )
-        name, source = f"{PREFIX}{run.data.tags['dataset']}", f"{run.info.artifact_uri.rstrip('/')}/bundle"
+        name, source = f"{PREFIX}{run.data.tags['dataset']}", f"{run.info.artifact_uri.rstrip('/')}/{RUN_BUNDLE}"
         return Resolved(model_name=name, version=None, run_id=run_id, source=source)
 
     def _known_version(self, model_name: str, run_id: str, tags: Mapping[str, str]) -> int | None:

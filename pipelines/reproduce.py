@@ -14,11 +14,13 @@ from rich.markup import escape
 
 from cluster.profile import Profile
 from pipelines import verify
+from pipelines.artifacts import BUNDLE
 from pipelines.compare import read_rows
 from pipelines.launch import launch
 from pipelines.leaderboard import FINISHED
 from pipelines.row_space import space_of, write_space
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.run_records import RunRecord
+from pipelines.tracking import Tracker
 from pipelines.verify import Wrong, compared
 from pipelines.workspace import Workspace
 from utuning.bundles.bundle import read_bundle
@@ -86,7 +88,7 @@ def rescore(tracker: Tracker, found: Found, data: Path, weights: str | None, con
     for run in found.runs:
         console.print(f"[bold]{run.trial.name}[/bold] trial {run.trial.trial_id}", highlight=False)
         with tempfile.TemporaryDirectory() as folder:
-            bundle = tracker.download_bundle(run.run_id, Path(folder) / "bundle")
+            bundle = tracker.artifacts.download(run.run_id, BUNDLE, Path(folder) / BUNDLE)
             equal &= verify.examine(bundle, weights, data, console, run.metrics)
     return equal
 
@@ -152,7 +154,7 @@ def _placed(tracker: Tracker, space: str, place: int) -> Found:
 def _backbone(tracker: Tracker, found: Found, weights: str | None) -> BackboneConfig:
     """The backbone that the first seed's bundle names, loaded once to see that it is still the same."""
     with tempfile.TemporaryDirectory() as folder:
-        bundle = read_bundle(tracker.download_bundle(found.runs[0].run_id, Path(folder) / "bundle"))
+        bundle = read_bundle(tracker.artifacts.download(found.runs[0].run_id, BUNDLE, Path(folder) / BUNDLE))
     return bundle.load_backbone(weights).config
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.tracking import RunRecord
+from pipelines.run_records import RunRecord
 from utuning.configs import BackboneConfig, TunerConfig
 
 

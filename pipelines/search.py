@@ -16,9 +16,10 @@ from pipelines.forecast import remembered
 from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
 from pipelines.promotion import Decision
+from pipelines.run_records import RunRecord
 from pipelines.schedulers import make_scheduler
 from pipelines.search_memory import remember_data, remember_start
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
 

@@ -43,7 +43,7 @@ def remember_start(tracker: Tracker, parent_run_id: str, warm: WarmStart | None)
         TrackingError: a store that cannot be written.
     """
     if warm is not None:
-        tracker.keep(parent_run_id, WARM_START, asdict(warm))
+        tracker.artifacts.keep(parent_run_id, WARM_START, asdict(warm))
         tracker.note(parent_run_id, "warm_start", warm.note)
 
 
@@ -54,7 +54,7 @@ def remember_data(tracker: Tracker, parent_run_id: str, ready: Prepared, workspa
         TrackingError: a store that cannot be written.
     """
     with suppress(DataError, ConfigError):
-        tracker.keep(parent_run_id, STATISTICS, measured(ready, workspace).as_dict())
+        tracker.artifacts.keep(parent_run_id, STATISTICS, measured(ready, workspace).as_dict())
 
 
 def recalled(tracker: Tracker) -> Iterator[Remembered]:
@@ -103,7 +103,7 @@ def _begun_with(ready: Prepared, tracker: Tracker) -> WarmStart | None:
     name = ready.space.name
     search_id = tracker.unfinished_search(name, space_digest(ready))
     run_id = next(run.run_id for run in tracker.searches(name) if run.search_id == search_id)
-    kept = tracker.kept(run_id, WARM_START)
+    kept = tracker.artifacts.kept(run_id, WARM_START)
     if kept is None:
         return None
     return WarmStart(note=kept["note"], proposals=tuple(Proposal(**each) for each in kept["proposals"]))
@@ -111,7 +111,7 @@ def _begun_with(ready: Prepared, tracker: Tracker) -> WarmStart | None:
 
 def _read(tracker: Tracker, run_id: str) -> DatasetStatistics | None:
     try:
-        kept = tracker.kept(run_id, STATISTICS)
+        kept = tracker.artifacts.kept(run_id, STATISTICS)
         return None if kept is None else DatasetStatistics.from_dict(kept)
     except (ValueError, KeyError, TypeError):  # of another version of this project
         return None

@@ -45,12 +45,11 @@ class Resources:
 
 @contextmanager
 def ray_session(profile: Profile) -> Iterator[Resources]:
-    """Start or join a cluster, and leave it at the end.
+    """Start or join a cluster, and leave it at the end; call `set_environment` before.
 
     Raises:
         ClusterError: the address does not answer.
     """
-    set_environment(profile)
     import ray
 
     try:
@@ -69,7 +68,7 @@ def ray_session(profile: Profile) -> Iterator[Resources]:
 
 
 def set_environment(profile: Profile) -> None:
-    """Set what Ray reads of its environment when it is imported."""
+    """Set what Ray reads of its environment when it is imported: before anything imports it."""
     environment = LOCAL_ENVIRONMENT if profile.address is None else DRIVER_ENVIRONMENT
     for key, value in {**environment, **_token(profile)}.items():
         os.environ.setdefault(key, value)

@@ -12,7 +12,8 @@ from rich.console import Console
 from pipelines.answers import FOLDER, Answers
 from pipelines.leaderboard import Row
 from pipelines.paired import Comparison, Estimate, compared
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.run_records import RunRecord
+from pipelines.tracking import Tracker
 from utuning.errors import TrackingError, nearest
 
 MIN_ID = 4
@@ -124,11 +125,11 @@ def _check_comparable(a: Row, b: Row) -> None:
 
 def _both(tracker: Tracker, run_ids: Sequence[str], data_fingerprint: str) -> tuple[np.ndarray, np.ndarray] | None:
     """What both runs answered; None where one was measured before answers were kept."""
-    if not all(tracker.has_artifact(run_id, FOLDER) for run_id in run_ids):
+    if not all(tracker.artifacts.has(run_id, FOLDER) for run_id in run_ids):
         return None
     with tempfile.TemporaryDirectory() as folder:
         one, other = (
-            Answers.read(tracker.download_artifact(run_id, FOLDER, Path(folder) / run_id)) for run_id in run_ids
+            Answers.read(tracker.artifacts.download(run_id, FOLDER, Path(folder) / run_id)) for run_id in run_ids
         )
     if {one.data_fingerprint, other.data_fingerprint} != {data_fingerprint} or len(one.right) != len(other.right):
         raise TrackingError("the answers of the two runs are of other images than the leaderboard says; search again")

@@ -179,9 +179,9 @@ def _preprocessing(model: nn.Module, config: BackboneConfig) -> Preprocessing:
     facts = resolve_model_data_config(model)
     img_size = config.img_size or int(facts["input_size"][-1])
     crop_pct = config.crop_pct or float(facts["crop_pct"])
-    return Preprocessing(
-        img_size=img_size,
-        resize=int(img_size / crop_pct),
+    return Preprocessing.from_crop_pct(
+        img_size,
+        crop_pct,
         mean=config.mean or tuple(facts["mean"]),
         std=config.std or tuple(facts["std"]),
         interpolation=str(facts["interpolation"]),

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from utuning.backbone import Backbone
 from utuning.batch import Batch
 from utuning.cohort import Cohort
-from utuning.configs import Precision, TrialConfig
+from utuning.configs import TrialConfig
 from utuning.errors import ConfigError
 from utuning.member import Member
 from utuning.prefix import state_shapes
@@ -85,7 +85,10 @@ def step_flops(backbone: Backbone, members: Sequence[Member], *, num_images: int
 
 def eval_flops(backbone: Backbone, members: Sequence[Member], *, num_images: int = 1, cached: bool = False) -> int:
     """FLOPs of one evaluation of members together; `cached` if the states they read are known."""
-    return _count_evaluation(Cohort(backbone, members), _batch_for(backbone, members, num_images, cached))
+    cohort, batch = Cohort(backbone, members), _batch_for(backbone, members, num_images, cached)
+    with _counter() as counter:
+        cohort.evaluate([batch])
+    return int(counter.get_total_flops())
 
 
 def saved_bytes(cohort: Cohort, batch: Batch) -> int:
@@ -129,9 +132,9 @@ def trial_cost(backbone: Backbone, trial: TrialConfig) -> Cost:
         ConfigError: a trial that cannot take a step.
     """
     batches = {num_images: random_batch(backbone, num_images, {}, images=True) for num_images in (1, 2)}
-    alone = {n: _count_step(_cohort(backbone, [trial], trial.precision), batch) for n, batch in batches.items()}
-    twins = _count_step(_cohort(backbone, [trial, trial], trial.precision), batches[1])
-    evaluations = {n: _count_evaluation(_cohort(backbone, [trial]), batch) for n, batch in batches.items()}
+    alone = {n: _count_step(_cohort(backbone, [trial]), batch) for n, batch in batches.items()}
+    twins = _count_step(_cohort(backbone, [trial, trial]), batches[1])
+    evaluations = {n: eval_flops(backbone, throwaway(backbone, [trial]), num_images=n) for n in batches}
     shared = 2.0 * alone[1][0] - twins[0]
     member = throwaway(backbone, [trial])[0]
     num_blocks = len(backbone.trunk.blocks)
@@ -183,8 +186,8 @@ def _batch_for(backbone: Backbone, members: Sequence[Member], num_images: int, c
     return random_batch(backbone, num_images, {depth: shapes[depth] for depth in reads - {-1}}, images=-1 in reads)
 
 
-def _cohort(backbone: Backbone, trials: Sequence[TrialConfig], precision: Precision = "auto") -> Cohort:
-    return Cohort(backbone, throwaway(backbone, trials), precision=precision)
+def _cohort(backbone: Backbone, trials: Sequence[TrialConfig]) -> Cohort:
+    return Cohort(backbone, throwaway(backbone, trials), precision=trials[0].precision)
 
 
 def _count_step(cohort: Cohort, batch: Batch) -> tuple[int, int]:
@@ -194,12 +197,6 @@ def _count_step(cohort: Cohort, batch: Batch) -> tuple[int, int]:
     for reason in cohort.failures.values():
         raise ConfigError(f"a member cannot take a training step: {reason}")
     return counter.get_total_flops(), kept
-
-
-def _count_evaluation(cohort: Cohort, batch: Batch) -> int:
-    with _counter() as counter:
-        cohort.evaluate([batch])
-    return int(counter.get_total_flops())
 
 
 def _counter() -> FlopCounterMode:

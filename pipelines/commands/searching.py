@@ -1,8 +1,5 @@
 """Launching: plan, search, train."""
 
-from pathlib import Path
-from typing import Any
-
 from pipelines.commands.options import (
     HOME,
     Ahead,
@@ -38,16 +35,18 @@ def plan(
     """
     from cluster.profile import load_profile
     from pipelines import forecast, plan, show
+    from pipelines.source_layout import check_source
     from search_spaces.loader import load_space
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
+    searched = load_space(space, overrides or (), tier)
     if ahead:
         from pipelines.ahead import look_ahead
 
-        searched = load_space(space, overrides or (), tier)
         show.show_ahead(searched, look_ahead(searched, profile), terminal)
         return
-    ready = plan.prepare_search(load_space(space, overrides or (), tier), workspace)
+    check_source(searched)
+    ready = plan.prepare_search(searched, workspace)
     if warm_start:
         from pipelines.search_memory import warmed
         from pipelines.tracking import Tracker
@@ -76,14 +75,21 @@ def search(
 
     Example: utuning search demo budget.num_trials=4 --cluster local
     """
-    options = {
-        "tier": tier,
-        "tracking_uri": tracking_uri,
-        "resume": resume,
-        "isolated": isolated,
-        "warm_start": warm_start,
-    }
-    _run(space, overrides, cluster, num_workers, home, **options)
+    from cluster.profile import load_profile
+    from pipelines.launch import launch
+
+    launch(
+        space,
+        overrides or (),
+        console(),
+        tier=tier,
+        profile=load_profile(cluster, num_workers),
+        workspace=Workspace(home),
+        tracking_uri=tracking_uri,
+        resume=resume,
+        isolated=isolated,
+        warm_start=warm_start,
+    )
 
 
 def train(
@@ -101,20 +107,18 @@ def train(
 
     Example: utuning train demo 'tuners=[{method: p_adapter, ops: [attn, mlp], bottleneck_dim: 8}]' train.lr=5e-3
     """
-    options = {"tier": tier, "tracking_uri": tracking_uri, "resume": resume, "isolated": isolated}
-    _run(space, overrides, cluster, num_workers, home, fixed=True, **options)
-
-
-def _run(
-    space: str,
-    overrides: list[str] | None,
-    cluster: str,
-    num_workers: int | None,
-    home: Path,
-    **options: Any,
-) -> None:
     from cluster.profile import load_profile
     from pipelines.launch import launch
 
-    profile = load_profile(cluster, num_workers)
-    launch(space, overrides or (), console(), profile=profile, workspace=Workspace(home), **options)
+    launch(
+        space,
+        overrides or (),
+        console(),
+        tier=tier,
+        fixed=True,
+        profile=load_profile(cluster, num_workers),
+        workspace=Workspace(home),
+        tracking_uri=tracking_uri,
+        resume=resume,
+        isolated=isolated,
+    )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.run_records import RunRecord
+from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
 from tests.e2e.tools import command, draw_images, environment, utuning, write_space
 

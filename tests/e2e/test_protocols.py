@@ -10,7 +10,8 @@ import pytest
 from pipelines import cli
 from pipelines.answers import FOLDER, Answers
 from pipelines.datasets import prepared
-from pipelines.tracking import RunRecord, Tracker
+from pipelines.run_records import RunRecord
+from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from tests.e2e.test_interruptions import count, logged_epochs
@@ -83,7 +84,7 @@ def test_select_on_val_train_again_on_both_and_measure_test_once_a_seed(
         assert ("test/accuracy" in run.metrics) == run.final
         if run.final:
             assert run.metrics["test/count"] == 4 * COUNTS["test"]
-            answers = Answers.read(tracker.download_artifact(run.run_id, FOLDER, tmp_path / run.run_id))
+            answers = Answers.read(tracker.artifacts.download(run.run_id, FOLDER, tmp_path / run.run_id))
             assert answers.right.mean() == pytest.approx(run.metrics["test/accuracy"])
             assert answers.data_fingerprint == data.fingerprint
 

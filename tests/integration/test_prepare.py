@@ -61,7 +61,7 @@ def test_the_help_names_every_reader_and_where_its_archive_comes_from(
         (["cub20"], "did you mean 'cub200'"),
         (["cub200", "--protocol", "vtp"], "did you mean 'vpt'"),
         (["cub200"], "does not exist"),
-        (["parquet"], "no Parquet file"),
+        (["parquet"], "does not exist"),
     ],
 )
 def test_bad_calls_are_named(

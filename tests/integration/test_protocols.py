@@ -1,5 +1,7 @@
 """What a search is given of its data, known archives as a space's source, and test as the finals read it."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from pipelines.datasets import SEARCHED, prepared, searched_splits
 from pipelines.finals import score_bundles
 from pipelines.launch import launch
 from pipelines.shared import Shared
+from pipelines.source_layout import check_source
 from pipelines.workspace import Workspace
+from search_spaces.loader import load_space
 from search_spaces.space import DatasetSpec
 from tests.archives import ARCHIVES, TEST, VAL
 from tests.bundles import trial
@@ -127,3 +131,29 @@ def test_a_data_set_without_val_is_refused_before_ray_starts(
     monkeypatch.setattr(module, "starting_crew", started)
     with pytest.raises(DataError, match=r"has no val.*prepare it with protocol vpt"):
         launch(str(space), (), None, profile=None, workspace=Workspace(tmp_path / "runs"))  # type: ignore[arg-type]
+
+
+def test_images_without_val_are_refused_before_they_are_prepared_by_the_protocol_that_draws_none(
+    images: Path, tmp_path: Path
+) -> None:
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for split in ("train", "test"):
+        pq.write_table(read_split(go(spec(images), tmp_path), split), hub / f"{split}-00000-of-00001.parquet")
+    shutil.rmtree(images / "val")
+    sources: list[dict[str, Any]] = [
+        {"source": "folder", "path": str(images)},
+        {"source": "lists", "path": str(images), "lists": {"train": "train.txt", "test": "test.txt"}},
+        {"source": "parquet", "path": str(hub)},
+        {"source": "cub200", "path": str(tmp_path / "never read")},
+    ]
+    space = load_space("demo")
+    for given in sources:
+        named = replace(space, dataset=DatasetSpec(name="tiny", **given), protocol="official")
+        check_source(replace(named, protocol="vpt"))
+        with pytest.raises(DataError, match=r"'tiny'.*comes without val.*set protocol: vpt"):
+            check_source(named)
+    (images / "validation").mkdir()
+    (hub / "dev.parquet").touch()
+    for given in (sources[0], {**sources[1], "lists": {"val": "v.txt"}}, sources[2], {"source": "flowers102"}):
+        check_source(replace(space, dataset=DatasetSpec(name="tiny", **given), protocol="official"))

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from pipelines.answers import FOLDER, Answers
+from pipelines.artifacts import BUNDLE
+from pipelines.run_records import flat
 from pipelines.store import safe
-from pipelines.tracking import Tracker, flat
+from pipelines.tracking import Tracker
 from tests.tools import adapter, train, trial_of
 from utuning.configs import TunerConfig
 from utuning.errors import TrackingError
@@ -65,7 +67,7 @@ def test_a_search_from_its_start_to_its_end(tracker: Tracker, store: Path, tmp_p
     )
     tracker.log_test(child, {"test/accuracy": 0.55, "test/count": 100})
     (tmp_path / "board.md").write_text("| a |")
-    tracker.log_artifact(parent, tmp_path / "board.md")
+    tracker.artifacts.log(parent, tmp_path / "board.md")
     tracker.finish_search(parent, "FINISHED", {"val/accuracy": 0.6}, {"champion": child})
 
     run = tracker.client.get_run(child)
@@ -121,9 +123,9 @@ def test_a_bundle_comes_back_from_its_run(tracker: Tracker, tmp_path: Path) -> N
     (tmp_path / "bundle" / "manifest.json").write_text("{}")
     child = tracker.start_trial(start(tracker, "bundled"), TRIAL)
     with pytest.raises(TrackingError, match="could not copy the bundle"):
-        tracker.download_bundle(child, tmp_path / "none")
+        tracker.artifacts.download(child, BUNDLE, tmp_path / "none")
     tracker.finish_trial(child, status="FINISHED", outcome="completed", metrics={}, bundle=tmp_path / "bundle")
-    assert (tracker.download_bundle(child, tmp_path / "got") / "manifest.json").read_text() == "{}"
+    assert (tracker.artifacts.download(child, BUNDLE, tmp_path / "got") / "manifest.json").read_text() == "{}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "got"]
 
 
@@ -169,11 +171,11 @@ def test_a_final_is_a_run_of_its_own_that_keeps_its_answers(tracker: Tracker, tm
     said = records[child]
     assert (said.val_from, said.subset, said.data_warnings) == ("as given", True, ("w",))
 
-    assert not tracker.has_artifact(final, FOLDER)
+    assert not tracker.artifacts.has(final, FOLDER)
     answers = Answers(data_fingerprint="d1", right=np.array([True, False, True]))
-    tracker.log_artifact(final, answers.write(tmp_path), FOLDER)
-    assert tracker.has_artifact(final, FOLDER)
-    again = Answers.read(tracker.download_artifact(final, FOLDER, tmp_path / "got"))
+    tracker.artifacts.log(final, answers.write(tmp_path), FOLDER)
+    assert tracker.artifacts.has(final, FOLDER)
+    again = Answers.read(tracker.artifacts.download(final, FOLDER, tmp_path / "got"))
     assert again.right.tolist() == [True, False, True]
 
 

@@ -46,7 +46,7 @@ def searched(tracker: Tracker, name: str, statistics: DatasetStatistics | None, 
     """Write a whole search as a driver does."""
     parent = tracker.start_search(name, search_id=f"{name}-1", params={}, tags={})
     if statistics is not None:
-        tracker.keep(parent, STATISTICS, statistics.as_dict())
+        tracker.artifacts.keep(parent, STATISTICS, statistics.as_dict())
     for place, trial in enumerate(best_first):
         run_id = tracker.start_trial(parent, replace(trial, dataset=name, data_fingerprint=name))
         tracker.log_epoch(run_id, 1, {"val/accuracy": 0.9 - 0.1 * place})
@@ -125,7 +125,7 @@ def test_what_another_version_left_is_passed_over(tmp_path: Path, tracker: Track
     (search,) = tracker.searches("old")
     for text in ("{}", "no JSON", json.dumps({"schema_version": 99})):
         (tmp_path / "statistics.json").write_text(text)
-        tracker.log_artifact(search.run_id, tmp_path / "statistics.json")
+        tracker.artifacts.log(search.run_id, tmp_path / "statistics.json")
         assert search.search_id not in {found.search_id for found in recalled(tracker)}
     assert tracker.searches("nowhere") == []
 

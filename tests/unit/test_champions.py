@@ -8,7 +8,7 @@ import pytest
 from pipelines.champions import best, candidates, deployed, final_trials, finalists, untrained
 from pipelines.leaderboard import rows
 from pipelines.plan import Prepared, expected_finals
-from pipelines.tracking import RunRecord
+from pipelines.run_records import RunRecord
 from search_spaces.loader import check_space
 from search_spaces.space import Facts
 from utuning.configs import TrialConfig

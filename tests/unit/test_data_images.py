@@ -177,8 +177,8 @@ def test_normalise_gives_planes_and_leaves_its_input() -> None:
 def test_preprocessing_survives_json() -> None:
     p = Preprocessing(img_size=10, resize=12, mean=(0.5,) * 3, interpolation="bilinear")
     assert Preprocessing.from_dict(json.loads(json.dumps(p.as_dict()))) == p
-    assert Preprocessing.from_crop_pct(224, 0.9).resize == 248
-    assert Preprocessing.from_crop_pct(224).crop_pct == 0.875
+    named = {"mean": p.mean, "std": p.std, "interpolation": p.interpolation}
+    assert Preprocessing.from_crop_pct(224, 0.9, **named).resize == 248  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from scipy import stats
 from pipelines import picture
 from pipelines.leaderboard import COLUMNS, as_json, as_markdown, half_width, input_note, rows, t_quantile
 from pipelines.render import table
-from pipelines.tracking import RunRecord
+from pipelines.run_records import RunRecord
 from tests.tools import adapter, train, trial_of
 from utuning.configs import TunerConfig
 from utuning.errors import TrackingError

@@ -12,7 +12,7 @@ from rich.console import Console
 from pipelines.leaderboard import Row, rows
 from pipelines.published import BEST, Beside, Comparison, Entry, checkpoint_of, compare, compare_means
 from pipelines.published_page import plain, published_markdown, published_table
-from pipelines.tracking import RunRecord
+from pipelines.run_records import RunRecord
 from search_spaces.published import DATASETS, FGVC, FGVC_SETS, UNKNOWN, load_published
 from search_spaces.published.loader import HERE, check_source
 from tests.tools import adapter, train, trial_of

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.reproduce import differences
 from pipelines.row_space import space_of, write_space
-from pipelines.tracking import RunRecord
+from pipelines.run_records import RunRecord
 from pipelines.verify import Wrong
 from search_spaces.loader import HERE, load_space
 from search_spaces.space import Facts

@@ -11,7 +11,7 @@ from utuning.data.fgvc.table import READERS
 from utuning.data.info import DatasetInfo
 from utuning.data.places import Place
 from utuning.data.protocols import PROTOCOLS
-from utuning.data.val import check_publishes_val, check_val, part_notes
+from utuning.data.val import check_given_val, check_val, part_notes
 from utuning.errors import DataError
 
 HELD_OUT = "0.1 of train, stratified, seed 0"
@@ -54,12 +54,12 @@ def test_a_val_of_which_nothing_is_said_is_noted(protocol: str) -> None:
 def test_known_sets_without_a_published_val_are_refused_before_they_are_read() -> None:
     for name, reader in READERS.items():
         for protocol in ("vpt", "trainval-final"):
-            check_publishes_val(reader, protocol)
+            check_given_val(name, reader.expected.counts, protocol)
         if name == "flowers102":
-            check_publishes_val(reader, "official")
+            check_given_val(name, reader.expected.counts, "official")
         else:
-            with pytest.raises(DataError, match=r"published without val.*set protocol: vpt"):
-                check_publishes_val(reader, "official")
+            with pytest.raises(DataError, match=r"comes without val.*set protocol: vpt"):
+                check_given_val(name, reader.expected.counts, "official")
 
 
 def test_a_part_of_a_known_set_says_so() -> None:

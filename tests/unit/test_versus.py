@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.leaderboard import Row, rows
-from pipelines.tracking import RunRecord
+from pipelines.run_records import RunRecord
 from pipelines.versus import compare_rows, find_row
 from tests.tools import adapter, trial_of
 from utuning.errors import TrackingError

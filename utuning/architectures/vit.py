@@ -42,7 +42,7 @@ def _project(block: Block, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _heads(block: Block, x_BNI: Tensor) -> Tensor:
-    return x_BNI.unflatten(-1, (block.attn.num_heads, block.attn.head_dim)).transpose(1, 2)
+    return x_BNI.view(*x_BNI.shape[:2], block.attn.num_heads, block.attn.head_dim).transpose(1, 2)
 
 
 def _queries(block: Block, x_BND: Tensor) -> Tensor:

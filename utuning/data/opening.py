@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from utuning.data.faults import fault
 from utuning.data.info import DatasetInfo, read_info, unreachable
 from utuning.data.places import Place, Target
+from utuning.data.shard_index import damaged_shard
 from utuning.errors import DataError
 
 _SHARD = re.compile(r"data/(\w+)-(\d{5})-of-(\d{5})\.parquet$")
@@ -94,11 +95,7 @@ def _rows(place: Place, file: str) -> int:
     try:
         return int(pq.read_metadata(place.file(file), filesystem=place.filesystem).num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise fault(
-            f"The shard {place.file(file)!r} is damaged ({error})",
-            "shards as preparing wrote them",
-            "copy it again or prepare the data set again with overwrite",
-        ) from error
+        raise damaged_shard(place.file(file), error) from error
 
 
 def _damaged(info: DatasetInfo, what: str) -> DataError:

@@ -42,20 +42,15 @@ class Preprocessing:
                 "choose one of them",
             )
 
-    @property
-    def crop_pct(self) -> float:
-        """The share of the resized shorter side that the crop keeps."""
-        return self.img_size / self.resize
-
     @classmethod
     def from_crop_pct(
         cls,
         img_size: int,
-        crop_pct: float = 0.875,
+        crop_pct: float,
         *,
-        mean: tuple[float, ...] = _MEAN,
-        std: tuple[float, ...] = _STD,
-        interpolation: str = "bicubic",
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: str,
     ) -> "Preprocessing":
         """Build from the crop share that backbone configurations state."""
         if not 0 < crop_pct <= 1:

@@ -23,7 +23,7 @@ def folder_examples(root: Path) -> list[ImageRef]:
     The class is the name of the folder that holds the image; where a split has folders of equal
     name under different parents, it is their path below the split. Hidden files are left out.
     """
-    files = [(split, folder, file) for split, top in _split_folders(root).items() for folder, file in _images(top)]
+    files = [(split, folder, file) for split, top in split_folders(root).items() for folder, file in _images(top)]
     if not files:
         raise fault(
             f"The folder {str(root)!r} holds no images",
@@ -57,7 +57,12 @@ def image_files(folder: Path) -> list[Path]:
     return found
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def split_folders(root: Path) -> dict[str, Path]:
+    """Find the folder of each split; the whole folder is train where there are none.
+
+    Raises:
+        DataError: no such folder, or split folders of which it is unclear what they are.
+    """
     if not root.is_dir():
         raise fault(f"The folder {str(root)!r} does not exist", "a folder with images", "check the path")
     names = sorted(child.name for child in root.iterdir() if child.is_dir())

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from utuning.data.faults import fault
+from utuning.errors import DataError
 
 _IMAGE, _LABEL = "image.bytes", "label"
 
@@ -28,16 +29,21 @@ def shard_index(file: Path, cache: Path) -> np.ndarray:
     try:
         found = _found(file)
     except (OSError, pa.ArrowException) as error:
-        raise fault(
-            f"The shard {str(file)!r} is damaged ({error})",
-            "shards as preparing wrote them",
-            "copy it again or prepare the data set again with overwrite",
-        ) from error
+        raise damaged_shard(str(file), error) from error
     cache.mkdir(parents=True, exist_ok=True)
     partial = kept.with_name(f".{uuid.uuid4().hex}.npy")
     np.save(partial, found)
     os.replace(partial, kept)
     return found
+
+
+def damaged_shard(file: str, error: Exception) -> DataError:
+    """Build the error for a shard that cannot be read."""
+    return fault(
+        f"The shard {file!r} is damaged ({error})",
+        "shards as preparing wrote them",
+        "copy it again or prepare the data set again with overwrite",
+    )
 
 
 def _found(file: Path) -> np.ndarray:

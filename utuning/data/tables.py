@@ -33,15 +33,26 @@ def table_examples(root: Path, *, image: str | None = None, label: str | None = 
         image: the images' column; found by its type and name if left out.
         label: the labels' column; found by its type and name if left out.
     """
-    files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
-    if not files:
-        raise fault(f"{str(root)!r} holds no Parquet file", "files ending in .parquet", "check the path")
-    tables = [_Table(file, image, label) for file in files]
+    tables = [_Table(file, image, label) for file in _files(root)]
     names = list(dict.fromkeys(name for table in tables for name in table.class_names))
     images = [packed for table in tables for packed in table.images(root if root.is_dir() else root.parent)]
     if not names:
         names = class_order(packed.label for packed in images)
     return images, names
+
+
+def table_splits(root: Path) -> set[str]:
+    """Tell the splits of a Parquet file, or of all of a folder, from the names; nothing is read."""
+    return {_split_of(file.relative_to(root if root.is_dir() else root.parent)) for file in _files(root)}
+
+
+def _files(root: Path) -> list[Path]:
+    if not root.exists():
+        raise fault(f"{str(root)!r} does not exist", "a Parquet file, or a folder of them", "check the path")
+    files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    if not files:
+        raise fault(f"{str(root)!r} holds no Parquet file", "files ending in .parquet", "check the path")
+    return files
 
 
 class _Table:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utuning.data.entries import entry_name
 from utuning.data.faults import fault
-from utuning.data.names import inside
 from utuning.data.space import free_bytes, human_bytes
 from utuning.errors import DataError
 
@@ -33,11 +33,10 @@ class TarStore:
         plain = _plain(file, work)
         try:
             with tarfile.open(plain, "r:") as archive:
-                self._places = {
-                    name: (member.offset_data, member.size) for member in archive if (name := self._checked(member))
-                }
+                entries = [(entry_name(file, member.name, plain=_is_plain(member)), member) for member in archive]
         except _BROKEN as error:
             raise _damaged(file, error) from error
+        self._places = {name: (member.offset_data, member.size) for name, member in entries if not member.isdir()}
         self._descriptor = os.open(plain, os.O_RDONLY)
 
     def __contains__(self, name: str) -> bool:
@@ -56,22 +55,9 @@ class TarStore:
         """Let go of the archive."""
         os.close(self._descriptor)
 
-    def _checked(self, member: tarfile.TarInfo) -> str:
-        name = inside(member.name, f"The archive {str(self.file)!r}")
-        if member.isdir():
-            return ""
-        if not member.isreg() or member.issparse():
-            raise special_entry(self.file, name)
-        return name
 
-
-def special_entry(file: Path, name: str) -> DataError:
-    """Build the error for a link, a device or the like."""
-    return fault(
-        f"The archive {str(file)!r} holds {name!r}, which is a link, a device or another special file",
-        "archives of plain files and folders",
-        "fetch the original archive again, or extract this one yourself and give the folder",
-    )
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.isdir() or (member.isreg() and not member.issparse())
 
 
 def _plain(file: Path, work: Path) -> Path:

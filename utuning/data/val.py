@@ -1,8 +1,9 @@
 """Does a stored data set's val fit the protocol that a search names? Asked before anything is started."""
 
+from collections.abc import Collection
+
 from utuning.data.faults import fault
 from utuning.data.info import DatasetInfo
-from utuning.data.listing import Reader
 from utuning.data.protocols import AS_GIVEN, VAL_FRACTION, VAL_SEED, drawn, find_protocol
 
 
@@ -39,15 +40,20 @@ def check_val(info: DatasetInfo, protocol: str) -> list[str]:
     return [f"val is {info.val}; protocol {protocol} takes {wanted}: the numbers are not comparable with others' of it"]
 
 
-def check_publishes_val(reader: Reader, protocol: str) -> None:
-    """Refuse, before its archives are read, a known data set that has no val under a protocol that draws none.
+def check_given_val(what: str, splits: Collection[str], protocol: str) -> None:
+    """Refuse, before its images are read, a source that has no val under a protocol that draws none.
+
+    Args:
+        what: the source, as a message names it.
+        splits: those that it has.
+        protocol: a name of `protocols.PROTOCOLS`.
 
     Raises:
         DataError: nothing could be selected.
     """
-    if not find_protocol(protocol).holds_out and "val" not in reader.expected.counts:
+    if not find_protocol(protocol).holds_out and "val" not in splits:
         raise fault(
-            f"{reader.title} is published without val, so that protocol {protocol!r} has nothing to select on",
+            f"{what} comes without val, so that protocol {protocol!r} has nothing to select on",
             "for this data set the protocols vpt and trainval-final",
             "set protocol: vpt",
         )

@@ -5,9 +5,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from utuning.data.entries import entry_name
 from utuning.data.faults import fault
-from utuning.data.names import inside
-from utuning.data.tars import special_entry
 from utuning.errors import DataError
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
@@ -27,7 +26,11 @@ class ZipStore:
             self._archive = zipfile.ZipFile(file)
         except _BROKEN as error:
             raise _damaged(file, error) from error
-        self._entries = {self._checked(entry): entry for entry in self._archive.infolist() if not entry.is_dir()}
+        self._entries = {
+            entry_name(file, entry.filename, plain=_is_plain(entry)): entry
+            for entry in self._archive.infolist()
+            if not entry.is_dir()
+        }
 
     def __contains__(self, name: str) -> bool:
         """Whether the archive has this file."""
@@ -44,12 +47,10 @@ class ZipStore:
         """Let go of the archive."""
         self._archive.close()
 
-    def _checked(self, entry: zipfile.ZipInfo) -> str:
-        name = inside(entry.filename, f"The archive {str(self.file)!r}")
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG):
-            raise special_entry(self.file, name)
-        return name
+
+def _is_plain(entry: zipfile.ZipInfo) -> bool:
+    """Systems without kinds of files leave the kind out."""
+    return stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG)
 
 
 def _damaged(file: Path, error: BaseException) -> DataError:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Generator, nn
 
@@ -11,6 +11,7 @@ from utuning.configs import Depths, TunerConfig
 from utuning.errors import PlacementError
 from utuning.placement import resolve, resolve_depths
 from utuning.tuners import settings_of, target_of, tuner_row, with_defaults
+from utuning.tuners.roles import BuildsAtSite, BuildsHead, BuildsSide, SelectsWeights
 from utuning.tuners.rows import Role, TunerRow
 
 AT_OPS: tuple[Role, ...] = ("beside", "instead", "inside")
@@ -66,7 +67,8 @@ def selected_weights(trunk: Trunk, tuners: Sequence[TunerConfig]) -> frozenset[s
         row = tuner_row(tuner.method)
         if row.role == "weights":
             _refuse_ops(row, tuner)
-            found = target_of(row)(trunk, **with_defaults(row.name, tuner.settings))
+            select: SelectsWeights = target_of(row)
+            found = select(trunk, **with_defaults(row.name, tuner.settings))
             if not found:
                 raise PlacementError(f"{row.name} finds no parameter to train in this backbone; choose another method")
             selected |= found
@@ -87,8 +89,8 @@ def build_head(
     for tuner in heads:
         row = tuner_row(tuner.method)
         _refuse_ops(row, tuner)
-        settings = with_defaults(row.name, tuner.settings)
-        return cast(nn.Module, target_of(row)(num_features, num_classes, generator=generator, **settings))
+        build: BuildsHead = target_of(row)
+        return build(num_features, num_classes, generator=generator, **with_defaults(row.name, tuner.settings))
     return None
 
 
@@ -110,11 +112,13 @@ def _build(trunk: Trunk, tuner: TunerConfig, generator: Generator) -> Iterator[P
     if row.role == "side":
         _refuse_ops(row, tuner)
         depths = resolve_depths(_depths(row, tuner), len(trunk.blocks))
-        built = target_of(row)(trunk, depths, generator=generator, **settings)
+        build: BuildsSide = target_of(row)
+        built = build(trunk, depths, generator=generator, **settings)
         yield Placed(role="side", where=None, name=(row.name,), tuner=built)
     elif row.role in (*AT_OPS, "tokens"):
         for kind, depth in resolve(_ops(row, tuner, trunk), _depths(row, tuner), trunk.where):
-            built = target_of(row)(trunk.site(kind, depth), generator=generator, **settings)
+            build_at: BuildsAtSite = target_of(row)
+            built = build_at(trunk.site(kind, depth), generator=generator, **settings)
             yield Placed(role=row.role, where=(kind, depth), name=(row.name, kind, str(depth)), tuner=built)
 
 

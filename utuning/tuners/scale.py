@@ -1,6 +1,6 @@
 """The scales that end a tuner (U-Tuning, arXiv 2303.00690, table 7), and the rule for constant ones."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,7 +9,6 @@ from utuning.errors import ConfigError
 from utuning.linear import xavier_linear
 
 ScaleName = Literal["none", "scalar", "channel", "gate"]
-SCALE_NAMES: tuple[str, ...] = get_args(ScaleName)
 
 
 class LearnedScale(nn.Module):
