@@ -7,7 +7,7 @@ from cluster.profile import Layout
 
 MAX_FAILURES = 3
 # Workers wait for each other as long as their group waits for a cohort; Ray Train itself sees who dies.
-PATIENCE_S = 30 * 24 * 3600
+PATIENCE_S = 7 * 24 * 3600
 # Nothing reads Ray Data here. The cleaner frees a group whose controller was killed, through the dashboard's State API,
 # and waits ten seconds for it where there is none, as at home.
 SPARED = frozenset({"DatasetsCallback"})
