@@ -71,7 +71,7 @@ def score_bundles(bundles: Sequence[Bundle], backbone: Backbone, table: pa.Table
 
 
 def _score_on_worker(bundles: Sequence[Bundle], shared: Shared, split: pa.Table | SplitRef) -> list[Scored]:
-    from pipelines.job import load_backbone
+    from pipelines.worker import load_backbone
 
     torch.set_num_threads(shared.group.layout.cpus_per_worker)
     return score_bundles(bundles, load_backbone(shared), opened(split, shared.rows_cache))

@@ -82,11 +82,12 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Plan:
-    """Waves in a layout, and their epochs."""
+    """Waves in a layout, and their epochs; isolated ones have a worker group each."""
 
     layout: Layout
     waves: Sequence[Wave]
     epochs: Sequence[Sequence[Epoch]]
+    isolated: bool = False
 
     @property
     def all_epochs(self) -> list[Epoch]:
@@ -118,7 +119,7 @@ def forecast(ready: Prepared, profile: Profile, cpus: float, gpus: float) -> For
         needs = {trial.trial_id: need_bytes(counted.cost(trial), trial, layout) for trial in trials}
         members = choose_members(trials, needs, room - base, profile.max_members)
         together = plan_waves(counted, layout, make_waves(trials, members), cache_bytes)
-        alone = plan_waves(counted, apart, make_waves(trials, 1, isolated=True), cache_bytes)
+        alone = plan_waves(counted, apart, make_waves(trials, 1, isolated=True), cache_bytes, isolated=True)
         spent = [counted.flops(plan.all_epochs) for plan in (together, alone)]
         clock = _clock(ready, counted, (together, alone), spent)
     return Forecast(
@@ -174,9 +175,11 @@ def count_trials(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]
     return trials, counted, list(failed.values())
 
 
-def plan_waves(counted: Counted, layout: Layout, waves: Sequence[Wave], cache_bytes: float) -> Plan:
+def plan_waves(
+    counted: Counted, layout: Layout, waves: Sequence[Wave], cache_bytes: float, *, isolated: bool = False
+) -> Plan:
     """Lay waves out, with what they can keep of the frozen states in so many bytes."""
-    return Plan(layout, waves, make_epochs(waves, lambda wave: counted.cacheable(wave, cache_bytes)))
+    return Plan(layout, waves, make_epochs(waves, lambda wave: counted.cacheable(wave, cache_bytes)), isolated)
 
 
 def _clock(ready: Prepared, counted: Counted, plans: Sequence[Plan], spent: Sequence[Mapping[str, float]]) -> Clock:
@@ -195,15 +198,13 @@ def _clock(ready: Prepared, counted: Counted, plans: Sequence[Plan], spent: Sequ
 
 
 def _search_s(clock: Clock, plan: Plan, process: Process) -> float:
-    jobs = [
-        (wave.group, clock.wave_s(epochs, plan.layout, plan.num_cohorts))
-        for wave, epochs in zip(plan.waves, plan.epochs, strict=True)
-    ]
+    waves_s = [clock.wave_s(epochs, plan.layout, plan.num_cohorts) for epochs in plan.epochs]
     seats, cores = max(len(wave.trials) for wave in plan.waves) * plan.num_cohorts, os.cpu_count() or 1
     search = (SEARCH_IMPORTS + TRIAL_IMPORTS * seats) / min(STARTING_CORES, cores)
     cores_of_group = min(STARTING_CORES, max(1.0, cores / plan.num_cohorts))
     group = (CONTROLLER_IMPORTS + WORKER_IMPORTS * plan.layout.num_workers) / cores_of_group
-    return process.import_s * search + makespan(jobs, group * process.import_s, plan.layout.num_cohorts)
+    training_s = makespan(waves_s, group * process.import_s, plan.layout.num_cohorts, isolated=plan.isolated)
+    return process.import_s * search + training_s
 
 
 def _images_per_s(clock: Clock, plan: Plan) -> float:

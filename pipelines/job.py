@@ -1,11 +1,10 @@
-"""What one worker of a cohort does: rounds of epochs for members that come and go, on a backbone that stays.
+"""What one worker does for a cohort: rounds of epochs for members that come and go, on a backbone that stays.
 
-Data and backbone arrive through Ray's object store, so a worker needs no file of the driver's machine; a split too
-large for that arrives as its name, and the worker reads it where it lies.
+Data arrive through Ray's object store, so a worker needs no file of the driver's machine; a split too large for that
+arrives as its name, and the worker reads it where it lies.
 """
 
 import math
-import resource
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-import ray.train.torch
 import torch
-import torch.distributed as dist
 
+from pipelines.groups import Work
 from pipelines.progress import ProgressStore
 from pipelines.roster import ERROR, Joining, Report, Round
-from pipelines.shared import BUNDLE, Shared, Work
-from pipelines.spared import Spared
-from utuning.backbone import Backbone
+from pipelines.shared import BUNDLE
+from pipelines.spared import COHORT, GROUP, Spared
+from pipelines.worker import Worker, peak_memory_bytes
 from utuning.bundles.bundle import bundle_bytes, save_bundle
 from utuning.bundles.probe import probe_logits
 from utuning.cohort import Cohort, Score
@@ -40,15 +37,6 @@ from utuning.prefix_cache import PrefixCache
 STATE = "state.pt"
 
 
-def load_backbone(shared: Shared) -> Backbone:
-    """Build the backbone from the arrays of the object store."""
-    arrays = ray.get(shared.backbone_state)
-    # The store's pages are read-only; the model copies them into its own parameters.
-    return Backbone.from_config(
-        shared.backbone, {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
-    )
-
-
 @dataclass
 class Seated:
     """A member on this worker, and what has been measured of it."""
@@ -61,43 +49,32 @@ class Seated:
 
 
 class CohortJob:
-    """The cohort on this worker: backbone, loaders, caches and members."""
+    """The cohort on this worker: loaders, caches and members."""
 
-    def __init__(self, work: Work, service: Any, name: str) -> None:
-        template, shared = TrialConfig.from_dict(work.template), work.shared
-        torch.set_num_threads(shared.group.layout.cpus_per_worker)
-        context = ray.train.get_context()
-        self.worker, self.num_workers = context.get_world_rank(), context.get_world_size()
-        self.template, self.shared, self.service, self.name = template, shared, service, name
-        self.backbone = load_backbone(shared).to(ray.train.torch.get_device())
-        self.store = ProgressStore(shared.members)
+    def __init__(self, worker: Worker, work: Work) -> None:
+        template = TrialConfig.from_dict(work.template)
+        self.worker, self.work, self.template = worker, work, template
+        self.backbone, self.shared, self.service = worker.backbone, worker.shared, worker.service
+        self.store = ProgressStore(self.shared.members)
         self.loaders = {"train": self._loader("train", template.train_splits)}
         # What a final model trained on cannot say how good it is.
         if "val" not in template.train_splits:
             self.loaders["val"] = self._loader("val", ("val",))
         self.prefixes = self._prefixes()
         self.seated: dict[str, Seated] = {}
-        self.num_groups = 1
+        # Memory may have been what its workers were lost to.
+        self.num_groups = 2**work.lost
         self.train_time_s = self.input_wait_s = 0.0
-        self.start_s = 0.0
         self.spared = Spared(self.backbone, self.loaders.get("val", self.loaders["train"]))
 
     def run(self) -> None:
-        """Train rounds until the service has no more."""
-        attempts, self.start_s = self._told(lambda: ray.get(self.service.attach.remote(self.name)))
-        self.num_groups = 2**attempts
-        while (round_ := self._told(lambda: ray.get(self.service.next_round.remote(self.name)))) is not None:
+        """Train rounds until the cohort is over."""
+        name = self.work.cohort
+        while (round_ := self.worker.told(lambda: ray.get(self.service.next_round.remote(name)))) is not None:
             reports = self._seat(round_)
             reports |= self._train([seat for seat in sorted(round_.training) if seat in self.seated])
-            if self.worker == 0:
-                ray.get(self.service.deliver.remote(self.name, reports))
-
-    def _told(self, ask: Any) -> Any:
-        """What worker 0 is told, on every worker."""
-        values = [ask() if self.worker == 0 else None]
-        if self.num_workers > 1:
-            dist.broadcast_object_list(values, src=0)
-        return values[0]
+            if self.worker.number == 0:
+                ray.get(self.service.deliver.remote(name, reports))
 
     def _seat(self, round_: Round) -> dict[str, Report]:
         """Let members go that are in the round no more, and build new ones; reports those that cannot be built."""
@@ -121,9 +98,7 @@ class CohortJob:
         if joining.path is None:
             return Seated(member, joining, trial)
         with self.store.open(joining.path) as folder:
-            state = torch.load(
-                folder / STATE, map_location=next(self.backbone.trunk.model.parameters()).device, weights_only=True
-            )
+            state = torch.load(folder / STATE, map_location=self.worker.device, weights_only=True)
         member.load_state_dict(state["member"])
         return Seated(member, joining, trial, state["epoch"], state["train_time_s"])
 
@@ -143,11 +118,12 @@ class CohortJob:
         living = [seat for seat in seats if seat not in reports]
         scores = self._evaluate(living)
         work = {
-            "cohort": self.name,
+            COHORT: self.work.cohort,
+            GROUP: self.worker.group,
             "cohort_members": len(seats),
             "cohort_images_per_s": self.loaders["train"].num_examples * len(seats) / (self.train_time_s - before_s),
             "input_wait": (self.input_wait_s - waited_s) / (self.train_time_s - before_s),
-            **self.spared.report(self.start_s),
+            **self.spared.report(self.work.start_s),
         }
         whole = [
             seat for seat, score in zip(living, scores, strict=True) if score is None or math.isfinite(score.accuracy)
@@ -194,7 +170,7 @@ class CohortJob:
 
     def _probed(self, seats: Sequence[str]) -> dict[str, torch.Tensor]:
         """What the bundles' probe images give: for all members in one pass, where they are saved."""
-        if self.worker != 0 or not seats:
+        if self.worker.number != 0 or not seats:
             return {}
         members = [self.seated[seat].member for seat in seats]
         return dict(zip(seats, probe_logits(self.backbone, members), strict=True))
@@ -203,9 +179,9 @@ class CohortJob:
         return Cohort(
             self.backbone,
             [self.seated[seat].member for seat in seats],
-            reduce=_reduce if self.num_workers > 1 else lambda tensor: None,
-            worker=self.worker,
-            num_workers=self.num_workers,
+            reduce=self.worker.sum,
+            worker=self.worker.number,
+            num_workers=self.worker.num_workers,
             precision=self.template.precision,
             num_groups=self.num_groups,
         )
@@ -225,7 +201,7 @@ class CohortJob:
             "tuner_params": parameters["tuners"],
             "head_params": parameters["head"],
         }
-        return self._saved(seated, metrics, logits) if self.worker == 0 else {}
+        return self._saved(seated, metrics, logits) if self.worker.number == 0 else {}
 
     def _saved(self, seated: Seated, metrics: Mapping[str, Any], logits: torch.Tensor | None) -> Report:
         with tempfile.TemporaryDirectory() as folder:
@@ -255,8 +231,8 @@ class CohortJob:
             chained([opened(self.shared.split(split), self.shared.rows_cache) for split in splits]),
             self.backbone.preprocessing,
             global_batch_size=trial.train.batch_size,
-            worker=self.worker,
-            num_workers=self.num_workers,
+            worker=self.worker.number,
+            num_workers=self.worker.num_workers,
             seed=trial.train.seed,
             recipe=trial.recipe,
             train=name == "train",
@@ -284,7 +260,7 @@ class CohortJob:
                     "split": "+".join(trial.train_splits) if split == "train" else split,
                     "preprocessing": self.backbone.preprocessing.as_dict(),
                     "precision": trial.precision,
-                    "device": ray.train.torch.get_device().type,
+                    "device": self.worker.device.type,
                     **(drawn if split == "train" else {}),
                 },
             )
@@ -298,14 +274,3 @@ class CohortJob:
         num_rows = sum(loader.num_examples for loader in self.loaders.values())
         budget = self.shared.cache_bytes * self.loaders[split].num_examples // num_rows
         return self.prefixes[split].useful(self.backbone, members, budget)
-
-
-def peak_memory_bytes() -> int:
-    """Peak memory of this worker: the allocator's on a GPU, else the process's resident set."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _reduce(tensor: torch.Tensor) -> None:
-    dist.all_reduce(tensor)

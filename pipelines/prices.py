@@ -70,7 +70,7 @@ class Counted:
         wanted: dict[tuple[str, str], Depths] = {}
         for wave in waves:
             for split, depths in zip(SPLITS, self.cacheable(wave, math.inf), strict=True):
-                drawn = wave.trials[0].cohort_key if split == "train" else ""
+                drawn = wave.cohort_key if split == "train" else ""
                 wanted[split, drawn] = wanted.get((split, drawn), frozenset()) | depths
         return sum(self._state_bytes(waves[0].trials[0], split, depths) for (split, _), depths in wanted.items())
 

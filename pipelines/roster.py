@@ -16,6 +16,7 @@ from pipelines.progress import PATH
 Report = dict[str, Any]
 ERROR = "error"
 """What a report holds in place of metrics if its member has failed."""
+ENDED = "the cohort has ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +73,23 @@ class Roster:
     def __contains__(self, seat: str) -> bool:
         return seat in self._seats
 
+    def sit(self, joining: Joining) -> None:
+        """Take a seat, if there is none."""
+        if joining.seat not in self._seats:
+            self._seats[joining.seat] = _Seat(replace(joining, number=next(self._numbers)))
+            self._last_change = self.clock()
+
     async def next_epoch(self, joining: Joining, known: int | None = None) -> Report:
         """Ask for one more epoch, taking a seat first if there is none; returns its report.
 
         Who knows of fewer epochs than were reported has lost a report, and gets that one again.
 
         Raises:
-            RuntimeError: the cohort's workers have failed.
+            RuntimeError: the cohort is over, or its workers have failed.
         """
-        if joining.seat not in self._seats:
-            self._seats[joining.seat] = _Seat(replace(joining, number=next(self._numbers)))
-            self._last_change = self.clock()
+        if self.closed:
+            raise RuntimeError(ENDED)
+        self.sit(joining)
         seat = self._seats[joining.seat]
         if known is not None and seat.last is not None and seat.last["epoch"] > known:
             return seat.last
@@ -133,7 +140,7 @@ class Roster:
         self.closed = True
         for seat in self._seats.values():
             if seat.asking is not None and not seat.asking.done():
-                seat.asking.set_exception(RuntimeError(error or "the cohort has ended"))
+                seat.asking.set_exception(RuntimeError(error or ENDED))
         self._seats.clear()
         await self._notify()
 

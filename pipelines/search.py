@@ -19,6 +19,7 @@ from pipelines.promotion import Decision
 from pipelines.run_records import RunRecord
 from pipelines.schedulers import make_scheduler
 from pipelines.search_memory import remember_data, remember_start
+from pipelines.spared import Tally
 from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
@@ -33,7 +34,7 @@ class Finished:
     decision: Decision
     champion_run_id: str
     seconds: float
-    spared_s: float
+    spared: Tally
 
 
 def run_search(
@@ -59,10 +60,10 @@ def run_search(
 
     parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
     remember_start(tracker, parent, ready.warm)
-    shared = _share(ready, crew, workspace, search_id)
+    shared, spared = _share(ready, crew, workspace, search_id), Tally()
     try:
-        spared_s = _tune(ready, crew, shared, tracker, parent, tags, search_id)
-        spared_s += _train_finals(ready, crew, shared, tracker, parent, tags, search_id)
+        _tune(ready, crew, shared, tracker, parent, tags, search_id, spared)
+        _train_finals(ready, crew, shared, tracker, parent, tags, search_id, spared)
         crew.close()
         done = _search_runs(tracker, ready.space, search_id)
         if still := finalists(ready, done):
@@ -75,16 +76,15 @@ def run_search(
         raise
     found = rows(tracker.runs(ready.space.name), champion_run_id=champion_run_id, search_id=search_id)
     seconds = time.monotonic() - crew.begun
-    tracker.finish_search(
-        parent, "FINISHED", {"search_time_s": seconds, "spared_time_s": spared_s}, {"outcome": "completed"}
-    )
+    measured = {"search_time_s": seconds, "spared_time_s": spared.seconds, "spared_groups": float(spared.groups)}
+    tracker.finish_search(parent, "FINISHED", measured, {"outcome": "completed"})
     return Finished(
         search_id=search_id,
         rows=found,
         decision=decision,
         champion_run_id=champion_run_id,
         seconds=seconds,
-        spared_s=spared_s,
+        spared=spared,
     )
 
 
@@ -139,9 +139,16 @@ def _share(ready: Prepared, crew: Crew, workspace: Workspace, search_id: str) ->
 
 
 def _tune(
-    ready: Prepared, crew: Crew, shared: Any, tracker: Tracker, parent: str, tags: dict[str, str], search_id: str
-) -> float:
-    """Run the trials; gives the seconds that their cohorts spared."""
+    ready: Prepared,
+    crew: Crew,
+    shared: Any,
+    tracker: Tracker,
+    parent: str,
+    tags: dict[str, str],
+    search_id: str,
+    spared: Tally,
+) -> None:
+    """Run the trials, and count what their cohorts spare."""
     from pipelines.progress import ProgressStore
     from pipelines.recorder import Recorder
     from pipelines.running import run_trials
@@ -151,12 +158,11 @@ def _tune(
     done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
     searcher = SpaceSearcher(space, ready.facts, done, ready.picked)
     if len(done) >= space.num_trials:
-        return 0.0
+        return
     searched = space.budget.scheduler != "pbt"  # Tune's PBT refuses searchers
     with Board(title=f"search {search_id}", num_trials=space.num_trials) as board:
-        recorder = Recorder(
-            tracker, parent, tags, board, ProgressStore(shared.members), crew.service, reasons=ready.reasons
-        )
+        store = ProgressStore(shared.members)
+        recorder = Recorder(tracker, parent, tags, board, store, crew.service, spared=spared, reasons=ready.reasons)
         run_trials(
             crew,
             shared,
@@ -169,13 +175,19 @@ def _tune(
             metric=space.metric,
             mode="max" if space.maximise else "min",
         )
-    return float(recorder.spared.seconds)
 
 
 def _train_finals(
-    ready: Prepared, crew: Crew, shared: Any, tracker: Tracker, parent: str, tags: dict[str, str], search_id: str
-) -> float:
-    """Train what the finals need and the search has not trained; gives the seconds that cohorts spared."""
+    ready: Prepared,
+    crew: Crew,
+    shared: Any,
+    tracker: Tracker,
+    parent: str,
+    tags: dict[str, str],
+    search_id: str,
+    spared: Tally,
+) -> None:
+    """Train what the finals need and the search has not trained, and count what cohorts spare."""
     from pipelines.progress import ProgressStore
     from pipelines.recorder import Recorder
     from pipelines.running import run_trials
@@ -183,15 +195,14 @@ def _train_finals(
 
     trials = untrained(ready, _search_runs(tracker, ready.space, search_id))
     if not trials:
-        return 0.0
+        return
     # Seeds have cohorts of their own: those of the next one wait without processes until there is room.
     side_by_side = crew.group.layout.num_cohorts * len({trial.config_id for trial in trials})
     with Board(title=f"finals {search_id}", num_trials=len(trials)) as board:
         store = ProgressStore(shared.members)
-        recorder = Recorder(tracker, parent, tags, board, store, crew.service, kind="final")
+        recorder = Recorder(tracker, parent, tags, board, store, crew.service, spared=spared, kind="final")
         cases = [tune_config(trial) for trial in trials]
         run_trials(crew, shared, recorder, "finals", cases, max_concurrent_trials=side_by_side)
-    return float(recorder.spared.seconds)
 
 
 def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[RunRecord]:

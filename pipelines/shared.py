@@ -55,11 +55,3 @@ class Shared:
     def members(self) -> str:
         """Where the members' epochs are saved."""
         return f"{self.storage}/members"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What a cohort's workers train: trials like the template, which differ in nothing that the cohort shares."""
-
-    template: Mapping[str, Any]
-    shared: Shared

@@ -106,8 +106,9 @@ def show_finished(finished: Finished, workspace: Workspace, ready: Prepared, con
     console.print(f"{verb}: {finished.decision.reason}", highlight=False)
     predicted = remembered(workspace.prediction(space_digest(ready)))
     before = f"; the plan predicted {predicted['seconds']:.0f} s" if predicted else ""
-    spared = f", about {finished.spared_s:.0f} s spared by cohorts" if finished.spared_s >= 1 else ""
-    console.print(f"search {finished.search_id} took {finished.seconds:.0f} s{spared}{before}", highlight=False)
+    spared, groups = finished.spared, _count(finished.spared.groups, "worker group")
+    less = f", about {spared.seconds:.0f} s spared by cohorts ({groups} not started)" if spared.seconds >= 1 else ""
+    console.print(f"search {finished.search_id} took {finished.seconds:.0f} s{less}{before}", highlight=False)
     console.print(f"next: utuning leaderboard {name}   |   utuning pull {name} --to DIR", highlight=False)
     console.print(f"      {ui_command(workspace)}", highlight=False, soft_wrap=True)
 
@@ -167,7 +168,7 @@ def _forecast_lines(forecast: Forecast) -> dict[str, str]:
 def _cohorts(forecast: Forecast) -> str:
     """How many cohorts, waves and workers."""
     layout, members = forecast.layout, forecast.members_per_cohort
-    most = f"{len({wave.group for wave in forecast.waves})} of {_count(members, 'member')} at most"
+    most = f"{len({wave.cohort_key for wave in forecast.waves})} of {_count(members, 'member')} at most"
     short = f", as memory does not allow {forecast.max_members}" if members < forecast.max_members else ""
     side = f", {layout.num_cohorts} side by side" if layout.num_cohorts > 1 else ""
     return f"{most}{short}, {_count(len(forecast.waves), 'wave')}{side}; {_count(layout.num_workers, 'worker')} each"

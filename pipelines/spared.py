@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from utuning.cohort import Sharing
     from utuning.data.loader import Loader
 
-COHORT, BLOCKS, START = "cohort", "cohort_spared_s", "cohort_start_s"
-SHARE = "cohort_spared_share"
+COHORT, GROUP = "cohort", "group"
+BLOCKS, SHARE, START = "cohort_spared_s", "cohort_spared_share", "group_start_s"
 
 
 class Spared:
@@ -38,18 +38,25 @@ class Tally:
 
     last: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     trials: dict[str, set[str]] = field(default_factory=dict)
+    starts: dict[str, float] = field(default_factory=dict)
 
     def add(self, trial_id: str, report: Mapping[str, Any]) -> None:
         """Note a report, which says how its whole cohort is doing."""
         if COHORT in report:
             self.last[report[COHORT]] = report
-            self.trials.setdefault(report[COHORT], set()).add(trial_id)
+            self.trials.setdefault(report[GROUP], set()).add(trial_id)
+            self.starts[report[GROUP]] = report[START]
+
+    @property
+    def groups(self) -> int:
+        """Worker groups not started: one for every trial but the first of each group."""
+        return sum(len(trials) - 1 for trials in self.trials.values())
 
     @property
     def seconds(self) -> float:
-        """Blocks not run, and for every trial but the first of a cohort a start of its workers."""
-        starts = {cohort: report[START] * (len(self.trials[cohort]) - 1) for cohort, report in self.last.items()}
-        return float(sum(self.last[cohort][BLOCKS] + start_s for cohort, start_s in starts.items()))
+        """Blocks not run, and groups not started."""
+        blocks = sum(report[BLOCKS] for report in self.last.values())
+        return float(blocks + sum(self.starts[group] * (len(trials) - 1) for group, trials in self.trials.items()))
 
 
 def _block_s(backbone: "Backbone", loader: "Loader") -> float:

@@ -11,10 +11,14 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class Wave:
-    """Trials that begin together, in one worker group; `group` is the same for waves that follow each other in it."""
+    """Trials that begin together, in one cohort."""
 
-    group: str
     trials: tuple[TrialConfig, ...]
+
+    @property
+    def cohort_key(self) -> str:
+        """The same for waves that may follow each other in one cohort."""
+        return self.trials[0].cohort_key
 
     @property
     def num_epochs(self) -> int:
@@ -57,13 +61,13 @@ def structure(trial: TrialConfig) -> str:
 def make_waves(trials: Sequence[TrialConfig], max_members: int, *, isolated: bool = False) -> list[Wave]:
     """Every trial in one wave, of its own cohort key and at most so many members; isolated ones stand alone."""
     if isolated:
-        return [Wave(group=trial.trial_id, trials=(trial,)) for trial in trials]
+        return [Wave(trials=(trial,)) for trial in trials]
     keys: dict[str, list[TrialConfig]] = {}
     for trial in trials:
         keys.setdefault(trial.cohort_key, []).append(trial)
     return [
-        Wave(group=key, trials=tuple(same[at : at + max_members]))
-        for key, same in keys.items()
+        Wave(trials=tuple(same[at : at + max_members]))
+        for same in keys.values()
         for at in range(0, len(same), max_members)
     ]
 
@@ -96,16 +100,14 @@ def make_epochs(waves: Sequence[Wave], cacheable: Callable[[Wave], tuple[Depths,
     return found
 
 
-def makespan(jobs: Sequence[tuple[str, float]], start_s: float, slots: int) -> float:
-    """Seconds until all jobs, each a group's name and seconds, are done in so many slots, each taken when it is free.
+def makespan(waves_s: Sequence[float], start_s: float, slots: int, *, isolated: bool = False) -> float:
+    """Seconds until waves of so many seconds are done in so many slots, each taken when it is free.
 
-    A slot starts a group, which takes `start_s`, where its last job was of another group.
+    A slot starts one worker group, which takes `start_s`, and keeps it; isolated waves have a group each.
     """
-    free, last = [0.0] * slots, [""] * slots
-    for group, seconds in jobs:
-        slot = free.index(min(free))
-        free[slot] += seconds + (0.0 if last[slot] == group else start_s)
-        last[slot] = group
+    free = [0.0 if isolated else start_s] * slots
+    for seconds in waves_s:
+        free[free.index(min(free))] += seconds + (start_s if isolated else 0.0)
     return max(free)
 
 
@@ -130,4 +132,4 @@ def _views_seen(drawn: str, depths: Depths, seen: Sequence[tuple[str, Depths, in
 
 def _drawn(wave: Wave, split: str) -> str:
     """The same for waves that see the same crops of a split."""
-    return f"{wave.trials[0].cohort_key} {split}"
+    return f"{wave.cohort_key} {split}"

@@ -1,4 +1,4 @@
-"""A cohort's Ray Train worker group: what it needs, and how it is run until the cohort is over."""
+"""A Ray Train worker group: what it needs, and how it is run while cohorts come and go."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from cluster.profile import Layout
 
 MAX_FAILURES = 3
+# Workers wait for each other as long as their group waits for a cohort; Ray Train itself sees who dies.
+PATIENCE_S = 7 * 24 * 3600
 # Nothing reads Ray Data here. The cleaner frees a group whose controller was killed, through the dashboard's State API,
 # and waits ten seconds for it where there is none, as at home.
 SPARED = frozenset({"DatasetsCallback"})
@@ -14,18 +16,18 @@ SPARED_AT_HOME = SPARED | {"PlacementGroupCleanerCallback"}
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """The resources of every cohort of a search; `storage` is for Ray Train's own state."""
+    """The resources of every group of a search; `storage` is for Ray Train's own state."""
 
     layout: Layout
     storage: str
     local: bool
 
     def run(self, name: str, service: Any) -> None:
-        """Train rounds until the service says that the cohort is over; a killed worker is replaced.
+        """Train cohorts until the service has no more for this group; a killed worker is replaced.
 
         Raises whatever made the group fail more often than it may.
         """
-        self._trainer(name, {"cohort": name, "service": service}).fit()
+        self._trainer(name, {"group": name, "service": service}).fit()
 
     def free_what_was_left(self) -> None:
         """While no group runs, give back what a killed one holds; on a cluster Ray Train's own cleaner does it."""
@@ -42,12 +44,14 @@ class WorkerGroup:
 
     def _trainer(self, name: str, config: dict[str, Any]) -> Any:
         import ray.train
+        from ray.train.torch import TorchConfig
 
         layout = self.layout
         gpus = {"GPU": float(layout.gpus_per_worker)} if layout.gpus_per_worker else {}
         return _trainer_class(SPARED_AT_HOME if self.local else SPARED)(
             train_worker,
             train_loop_config=config,
+            torch_config=TorchConfig(timeout_s=PATIENCE_S),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=layout.num_workers,
                 use_gpu=layout.gpus_per_worker > 0,
@@ -73,14 +77,20 @@ def _trainer_class(spared: frozenset[str]) -> Any:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The entry point of every worker of a cohort's group; its imports are the workers' alone, and take seconds.
+    """The entry point of every worker of a group; its imports are the workers' alone, and take seconds.
 
     A group may start before its search is known: the service tells it what to train once that is.
     """
     import ray
 
     from pipelines.job import CohortJob
+    from pipelines.worker import Worker
 
-    work = ray.get(config["service"].work.remote(config["cohort"]))
-    if work is not None:
-        CohortJob(work, config["service"], config["cohort"]).run()
+    service, group = config["service"], config["group"]
+    shared = ray.get(service.shared.remote(group))
+    if shared is None:
+        return
+    worker = Worker(service, group, shared)
+    while (work := worker.told(lambda: ray.get(service.work.remote(group)))) is not None:
+        worker.forget()
+        CohortJob(worker, work).run()

@@ -73,7 +73,8 @@ def test_a_member_that_diverges_disturbs_no_other(specs: list[Spec], place: int)
 
 def test_the_backbone_is_unchanged_by_training() -> None:
     before = {name: value.clone() for name, value in BACKBONE.trunk.model.state_dict().items()}
-    losses([((adapter("attn", "mlp", "block"),), train()), ((), train())])
+    own = [((TunerConfig(method=method),), train()) for method in ("full", "partial", "bitfit")]
+    losses([((adapter("attn", "mlp", "block"),), train()), ((), train()), *own])
     after = BACKBONE.trunk.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.grad is None for p in BACKBONE.trunk.model.parameters())

@@ -56,10 +56,9 @@ def test_every_trial_is_in_one_wave_of_its_key_and_no_wave_is_too_large(
 
 
 @given(trials_of_some_keys)
-def test_isolated_trials_stand_alone_in_groups_of_their_own(trials: list[TrialConfig]) -> None:
+def test_isolated_trials_stand_alone(trials: list[TrialConfig]) -> None:
     waves = make_waves(trials, 16, isolated=True)
     assert [wave.trials for wave in waves] == [(each,) for each in trials]
-    assert len({wave.group for wave in waves}) == len(trials)
 
 
 @given(
@@ -76,19 +75,19 @@ def test_as_many_members_as_fit_into_memory(trials: list[TrialConfig], most: int
         assert any(sum(needs[each.trial_id] for each in wave.trials) > room for wave in more)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 9)), min_size=1), st.integers(1, 4), st.floats(0, 5))
-def test_slots_share_the_work_and_start_each_group_they_take(
-    jobs: list[tuple[str, float]], slots: int, start_s: float
-) -> None:
-    total = sum(seconds for _, seconds in jobs)
-    done = makespan(jobs, start_s, slots)
-    assert done >= max(total / slots, max(seconds for _, seconds in jobs)) + start_s - 1e-9
-    assert done <= total + start_s * len(jobs) + 1e-9
+@given(st.lists(st.floats(0, 9), min_size=1), st.integers(1, 4), st.floats(0, 5))
+def test_slots_share_the_work_and_start_one_group_each(waves_s: list[float], slots: int, start_s: float) -> None:
+    done, most = makespan(waves_s, start_s, slots), max(waves_s)
+    assert done >= max(sum(waves_s) / slots, most) + start_s - 1e-9
+    assert done <= sum(waves_s) / slots + most + start_s + 1e-9
+    apart = makespan(waves_s, start_s, slots, isolated=True)
+    assert apart == pytest.approx(makespan([each + start_s for each in waves_s], 0.0, slots))
 
 
-def test_one_slot_keeps_a_group_for_the_waves_that_follow() -> None:
-    assert makespan([("a", 1.0), ("a", 1.0), ("b", 1.0)], start_s=10.0, slots=1) == 23.0
-    assert makespan([("a", 1.0), ("a", 1.0), ("b", 1.0)], start_s=10.0, slots=3) == 11.0
+def test_a_slot_keeps_its_group_for_the_waves_that_follow() -> None:
+    assert makespan([1.0, 1.0, 1.0], start_s=10.0, slots=1) == 13.0
+    assert makespan([1.0, 1.0, 1.0], start_s=10.0, slots=1, isolated=True) == 33.0
+    assert makespan([1.0, 1.0, 1.0], start_s=10.0, slots=3) == 11.0
 
 
 def test_trials_of_one_structure_differ_in_learning_rate_and_seed_alone() -> None:
@@ -107,15 +106,15 @@ def cold_and_warm(waves: Sequence[Wave], depths: frozenset[int]) -> list[tuple[s
 
 def test_states_are_known_from_the_second_visit_of_a_view_on() -> None:
     viewed = replace(trial(epochs=5), views=2)
-    waves = [Wave(group="a", trials=(viewed,)), Wave(group="b", trials=(viewed,))]
+    waves = [Wave(trials=(viewed,)), Wave(trials=(viewed,))]
     assert cold_and_warm(waves, frozenset({5})) == [("ccwww", "cwwww"), ("wwwww", "wwwww")]
-    other_crops = Wave(group="c", trials=(replace(viewed, train=replace(viewed.train, seed=1)),))
+    other_crops = Wave(trials=(replace(viewed, train=replace(viewed.train, seed=1)),))
     assert cold_and_warm([waves[0], other_crops], frozenset({5}))[1] == ("ccwww", "cwwww")
     assert cold_and_warm(waves, frozenset()) == [("ccccc", "ccccc")] * 2
 
 
 def test_members_that_end_earlier_leave_their_wave() -> None:
-    wave = Wave(group="a", trials=(trial(0, epochs=1), trial(1, epochs=3)))
+    wave = Wave(trials=(trial(0, epochs=1), trial(1, epochs=3)))
     (epochs,) = make_epochs([wave], lambda wave: (frozenset(), frozenset()))
     assert [len(epoch.train.trials) for epoch in epochs] == [2, 1, 1]
     assert [epoch.number for epoch in epochs] == [0, 1, 2]
@@ -162,13 +161,13 @@ def test_flops_of_an_epoch_count_whole_batches_of_both_splits() -> None:
 
 
 def test_the_cheapest_states_are_cached_first() -> None:
-    wave = Wave(group="a", trials=tuple(replace(each, views=3) for each in (LINEAR, LATE)))
+    wave = Wave(trials=tuple(replace(each, views=3) for each in (LINEAR, LATE)))
     features, stream = 4 * 32 + 4, 4 * 17 * 32 + 4
     assert COUNTED.cacheable(wave, math.inf) == (frozenset({2, 5}), frozenset({2, 5}))
     assert COUNTED.cached_bytes([wave, wave]) == (3 * 10 + 6) * (features + stream)
     assert COUNTED.cacheable(wave, 16 / 10 * 3 * 10 * features) == (frozenset({5}), frozenset({5}))
     assert COUNTED.cacheable(wave, 10) == (frozenset(), frozenset())
-    online = Wave(group="a", trials=(LINEAR, LATE))
+    online = Wave(trials=(LINEAR, LATE))
     assert COUNTED.cacheable(online, math.inf) == (frozenset(), frozenset())
     assert COUNTED.cached_bytes([online]) == 0
 
@@ -300,7 +299,7 @@ def test_a_remote_profile_is_planned_with_what_one_of_its_cohorts_asks_for() -> 
 
 
 def test_a_forecast_in_words() -> None:
-    wave = Wave(group="a", trials=(LINEAR, LATE))
+    wave = Wave(trials=(LINEAR, LATE))
     found = Forecast(
         layout=replace(ONE_WORKER, num_workers=2, num_cohorts=2),
         members_per_cohort=16,

@@ -324,6 +324,9 @@ def test_the_end_is_told_to_all_who_ask(error: str | None, says: str) -> None:
         assert await of.roster.next_round() is None
         assert len(of.roster) == 0
         await of.train(1, "a", "b")
+        late, *_ = await of.ask("c")
+        with pytest.raises(RuntimeError, match="the cohort has ended"):
+            await late
 
     play(scene())
 

@@ -44,15 +44,18 @@ def test_doctor_says_a_torchvision_mismatch_in_words() -> None:
     assert "nms" not in mismatch("2.14.1", "0.29.1", "no module named x")
 
 
-def report(cohort: str, blocks_s: float) -> dict[str, object]:
-    return {"cohort": cohort, "cohort_spared_s": blocks_s, "cohort_start_s": 10.0, "cohort_spared_share": 0.5}
+def report(group: str, cohort: str, blocks_s: float) -> dict[str, object]:
+    return {"group": group, "cohort": cohort, "cohort_spared_s": blocks_s, "group_start_s": 10.0}
 
 
-def test_what_a_search_spares_counts_each_cohort_once_and_a_start_for_all_trials_but_its_first() -> None:
+def test_what_a_search_spares_counts_each_cohort_once_and_a_start_for_all_trials_but_a_groups_first() -> None:
     spared = Tally()
+    assert (spared.groups, spared.seconds) == (0, 0.0)
     for trial in ("a", "b", "c"):
-        spared.add(trial, report("first", 3.0))
-    spared.add("a", report("first", 7.0))
-    spared.add("d", report("second", 1.0))
-    spared.add("e", {"error": "it failed"})
-    assert spared.seconds == 7.0 + 2 * 10.0 + 1.0
+        spared.add(trial, report("one", "first", 3.0))
+    spared.add("a", report("one", "first", 7.0))
+    spared.add("d", report("one", "second", 1.0))
+    spared.add("e", report("two", "third", 0.5))
+    spared.add("f", {"error": "it failed"})
+    assert spared.groups == 3
+    assert spared.seconds == 7.0 + 1.0 + 0.5 + 3 * 10.0
