@@ -1,8 +1,11 @@
 """Shared by all tests: a tiny real ViT, batches, and mixed members. No ray, no mlflow here."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.tools import tiny_backbone
 from utuning.architectures import ARCHITECTURES, Trunk
@@ -10,6 +13,23 @@ from utuning.architectures.trunk import find_architecture
 from utuning.backbone import Backbone
 from utuning.configs import BackboneConfig
 from utuning.data.transforms import Preprocessing
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2`: one search at a time, beside the other tests, whose files stay whole."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneSearchAtATime(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "e2e" if nodeid.startswith("tests/e2e/") else str(super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # searches come first, as they are found: they take longest
+    return OneSearchAtATime(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -53,6 +53,8 @@ def test_a_population_goes_on_from_its_best(images: Path, tmp_path: Path) -> Non
     runs = search(
         tmp_path / "population",
         images,
+        "--num-workers",
+        "1",
         train={"lr": {"loguniform": [1e-5, 3e-2]}, "epochs": 2, "batch_size": 8},
         baselines=[],
         budget={"num_trials": 4, "scheduler": "pbt"},

@@ -1,11 +1,9 @@
-"""Searches that are stopped early, killed and resumed, and searches on a cluster that runs already."""
+"""Searches that are stopped early, or killed and resumed."""
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -36,7 +34,7 @@ def test_asha_and_optuna_stop_trials_and_the_search_ends(images: Path, tmp_path:
         train={"lr": {"loguniform": [1e-5, 1e-2]}, "epochs": 4, "batch_size": 8},
         budget={"num_trials": 4, "searcher": "optuna", "scheduler": "asha", "grace_epochs": 1},
     )
-    done = utuning(tmp_path / "runs", "search", str(space))
+    done = utuning(tmp_path / "runs", "search", str(space), "--num-workers", "1")
     assert done.returncode == 0, done.stderr + done.stdout
     found = runs(tmp_path / "runs", "early")
     assert len(found) == len({run.trial.trial_id for run in found}) == 5
@@ -144,66 +142,3 @@ def count(home: Path, query: str) -> int:
             return int(connection.execute(query).fetchone()[0])
         except sqlite3.OperationalError:
             return 0  # the tables are being made
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A head and a second node process, each with one CPU, on loopback; only their own processes are ended."""
-    port = free_port()
-    head = ["--head", f"--port={port}", f"--dashboard-port={free_port()}"]
-    nodes: list[subprocess.Popen[bytes]] = []
-    try:
-        for role in (head, [f"--address=127.0.0.1:{port}"]):
-            nodes.append(start_node(role))
-            wait_until_alive(f"127.0.0.1:{port}", len(nodes))
-        yield f"127.0.0.1:{port}"
-    finally:
-        for node in reversed(nodes):
-            os.killpg(node.pid, signal.SIGTERM)
-            node.wait(timeout=60)
-
-
-def start_node(role: list[str]) -> subprocess.Popen[bytes]:
-    """Start one node process in the foreground of a process group of its own."""
-    common = ["--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats", "--block"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, *common]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=cluster_environment(), stdout=quiet, stderr=quiet, start_new_session=True)
-
-
-def cluster_environment() -> dict[str, str]:
-    """Ray protects a head with a token where the user has one; its nodes have to show it."""
-    token = Path.home() / ".ray" / "auth_token"
-    return {**os.environ, **({"RAY_AUTH_MODE": "token"} if token.exists() else {})}
-
-
-def wait_until_alive(address: str, num_nodes: int) -> None:
-    count = (
-        f"import ray; ray.init(address={address!r}, log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
-    )
-    for _ in range(20):
-        done = subprocess.run([sys.executable, "-c", count], env=cluster_environment(), capture_output=True, text=True)
-        if done.returncode == 0 and int(done.stdout.split()[-1]) >= num_nodes:
-            return
-        time.sleep(2)
-    raise AssertionError(f"{address} did not come up: {done.stderr[-500:]}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_two_workers_on_a_running_cluster_equal_one_here(images: Path, tmp_path: Path, cluster: str) -> None:
-    space = write_space(tmp_path / "spread.yaml", images, budget={"num_trials": 1})
-    there = utuning(tmp_path / "there", "search", str(space), "--cluster", cluster, "--num-workers", "2")
-    assert there.returncode == 0, there.stderr + there.stdout
-    here = utuning(tmp_path / "here", "search", str(space))
-    assert here.returncode == 0, here.stderr + here.stdout
-    alone = {run.trial.trial_id: run.metrics for run in runs(tmp_path / "here", "spread")}
-    spread = {run.trial.trial_id: run.metrics for run in runs(tmp_path / "there", "spread")}
-    assert alone.keys() == spread.keys()
-    for trial_id, metrics in alone.items():
-        for key in ("train/loss", "val/loss", "val/accuracy"):
-            assert spread[trial_id][key] == pytest.approx(metrics[key], abs=1e-5), key

@@ -10,6 +10,7 @@ import pytest
 from pipelines.run_records import RunRecord
 from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
+from tests.e2e.clusters import two_nodes
 from tests.e2e.tools import COUNTS, draw_images, utuning, write_space
 
 
@@ -97,3 +98,17 @@ def test_an_alias_that_does_not_exist_lists_those_that_do(searched: Searched, tm
     assert "champion" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_two_workers_on_a_running_cluster_equal_those_here(searched: Searched, tmp_path: Path) -> None:
+    space = ("search", str(searched.root / "tiny.yaml"), "seeds=[0]")
+    with two_nodes() as cluster:
+        done = utuning(tmp_path / "runs", *space, "--cluster", cluster, "--num-workers", "2")
+    assert done.returncode == 0, done.stderr + done.stdout
+    workspace = Workspace(tmp_path / "runs")
+    there = Tracker.open(workspace.tracking_uri, workspace.artifacts).runs("tiny")
+    here = {run.trial.trial_id: run.metrics for run in searched.runs()}
+    assert len(there) == len({run.trial.trial_id for run in there}) == 2
+    for run in there:
+        for key in ("train/loss", "val/loss", "val/accuracy"):
+            assert run.metrics[key] == pytest.approx(here[run.trial.trial_id][key], abs=1e-5), key

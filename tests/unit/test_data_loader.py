@@ -118,19 +118,24 @@ def test_dropping_the_iterator_ends_its_thread() -> None:
 
 
 def test_waiting_is_measured_and_hidden_by_prefetching() -> None:
+    made = [threading.Event() for _ in range(3)]
+
     def slow() -> Iterator[int]:
-        for item in range(3):
-            time.sleep(0.05)
+        for item, is_made in enumerate(made):
+            time.sleep(0.1)
+            is_made.set()
             yield item
 
     waits: list[float] = []
     assert list(timed(prefetch(slow()), waits.append)) == [0, 1, 2]
-    assert sum(waits) > 0.1
+    assert sum(waits) > 0.2
     assert len(waits) == 4
     waits.clear()
-    for _ in timed(prefetch(slow()), waits.append):
-        time.sleep(0.15)
-    assert sum(waits[1:]) < 0.1
+    for is_made in made:
+        is_made.clear()
+    for item in timed(prefetch(slow()), waits.append):
+        made[min(item + 1, 2)].wait()
+    assert sum(waits[1:]) < 0.2
 
 
 def test_timing_ends_the_thread_of_an_iterator_that_is_dropped() -> None:
