@@ -18,6 +18,7 @@ from pipelines.data_tags import read_data_tags
 from pipelines.store import beside_sqlite, connect, in_words, safe
 from pipelines.workspace import Workspace
 from utuning.configs import TrialConfig
+from utuning.data.protocols import AS_GIVEN
 from utuning.errors import TrackingError, nearest
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -34,7 +35,8 @@ class RunRecord:
     """One trial's run as the store holds it; `outcome` is its run status in small letters while it has none.
 
     `final` marks what was trained after the search, to be measured on test. `val_from` says where val comes from,
-    `subset` whether the data are a part of a known set, `data_warnings` what was remarked on when they were prepared.
+    `subset` whether the data are a part of a known set, `data_images` how images are stored, `data_warnings` what was
+    remarked on when they were prepared.
     `weights` is where its backbone's weights came from, as its space said; empty where that is not known.
     """
 
@@ -47,6 +49,7 @@ class RunRecord:
     final: bool = False
     val_from: str = ""
     subset: bool = False
+    data_images: str = AS_GIVEN
     data_warnings: tuple[str, ...] = ()
     weights: str = ""
 
