@@ -20,6 +20,7 @@ from utuning.data.prepare import Known, prepare
 from utuning.data.protocols import find_protocol
 from utuning.data.readers import folder_examples, list_examples
 from utuning.data.shards import DatasetInfo, open_dataset
+from utuning.data.shrinking import stored_as
 from utuning.data.stored import SplitRef, shared_split
 from utuning.data.tables import table_examples
 from utuning.errors import ConfigError, DataError, nearest
@@ -41,7 +42,7 @@ def prepared(
     if spec.source == "drawn":
         return _drawn(spec, workspace, progress)
     if is_prepared(spec):
-        return open_dataset(_given(spec))
+        return _as_wanted(open_dataset(_given(spec)), spec)
     options: dict[str, Any] = {
         "name": spec.name,
         "protocol": protocol,
@@ -49,6 +50,7 @@ def prepared(
         "test_fraction": spec.test_fraction,
         "seed": spec.seed,
         "skip_corrupt": spec.skip_corrupt,
+        "shorter_side": spec.shorter_side,
         "progress": progress,
     }
     if spec.source in ("folder", "lists"):
@@ -114,6 +116,17 @@ def _drawn(spec: DatasetSpec, workspace: Workspace, progress: Progress | None) -
 
     to = workspace.data(f"{spec.name}-seed{spec.seed}")
     return open_dataset(to) if to.exists() else prepare(demo_examples(spec.seed), to, name=spec.name, progress=progress)
+
+
+def _as_wanted(info: DatasetInfo, spec: DatasetSpec) -> DatasetInfo:
+    """A data set that was prepared before, if its images are stored as the space wants them."""
+    if spec.shorter_side not in (None, info.shorter_side):
+        raise DataError(
+            f"dataset.shorter_side is {spec.shorter_side}, and the images at {spec.path!r} are stored "
+            f"{stored_as(info.shorter_side)!r}; leave it out to take them so, or prepare them again with "
+            f"--shorter-side {spec.shorter_side}"
+        )
+    return info
 
 
 def _listed(spec: DatasetSpec) -> list[ImageRef]:

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from pipelines.run_records import RunRecord
+from utuning.data.protocols import AS_GIVEN
 from utuning.tuners import ROWS
 
 # Which of a configuration's runs count: the most finished ones.
@@ -27,9 +28,9 @@ class Row:
     `stand_in` marks a method that is not the published one that it stands for. `peak_memory_bytes` is the largest of
     the seeds. `outcome` is that of the runs that count: the most finished ones. `run_ids` are the search's runs,
     `test_run_ids` those that `test` is of; `test_from` are the splits that they were trained on, `val_from` says where
-    val comes from, and `subset` and `data_warnings` what to know of the data. `weights` is where the backbone's came
-    from, `test_count` how many images test has. `input_wait` is the share of the last epoch's training that was spent
-    waiting for images.
+    val comes from, and `subset`, `data_images` and `data_warnings` what to know of the data. `weights` is where the
+    backbone's came from, `test_count` how many images test has. `input_wait` is the share of the last epoch's training
+    that was spent waiting for images.
     """
 
     place: int | None
@@ -61,6 +62,7 @@ class Row:
     test_from: tuple[str, ...] = ()
     val_from: str = ""
     subset: bool = False
+    data_images: str = AS_GIVEN
     data_warnings: tuple[str, ...] = ()
     weights: str = ""
     test_count: int | None = None
@@ -228,6 +230,7 @@ def _row(group: Sequence[RunRecord], champion_run_id: str | None, ranked: tuple[
         test_from=tested[0].trial.train_splits if tested else (),
         val_from=runs[0].val_from,
         subset=runs[0].subset,
+        data_images=runs[0].data_images,
         data_warnings=runs[0].data_warnings,
         weights=runs[0].weights,
         test_count=_largest(tested, "test/count"),

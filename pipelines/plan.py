@@ -13,6 +13,7 @@ from utuning.backbone import Backbone
 from utuning.configs import TrialConfig, digest
 from utuning.data.faults import Progress
 from utuning.data.shards import DatasetInfo
+from utuning.data.shrinking import enlarged_note
 from utuning.data.space import require_space
 from utuning.data.val import check_val, part_notes
 from utuning.member import Member
@@ -66,6 +67,7 @@ def prepare_search(space: SearchSpace, workspace: Workspace, progress: Progress 
     dataset = prepared(space.dataset, workspace, progress, protocol=space.protocol)
     notes = (*check_val(dataset, space.protocol), *part_notes(dataset))
     backbone = Backbone.from_config(space.backbone)
+    notes = (*notes, *enlarged_note(dataset.shorter_side, backbone.preprocessing.resize))
     facts = Facts(
         data_fingerprint=dataset.fingerprint,
         num_classes=len(dataset.class_names),

@@ -161,6 +161,8 @@ def _strays(row: Row) -> str:
     official = READERS[row.dataset].expected.counts["test"]
     if row.subset:
         return "trained on a part of the data set"
+    if row.data_images != AS_GIVEN:
+        return f"its images are stored smaller: {row.data_images}"
     if row.test_count != official:
         return f"tested on {row.test_count or 0:,} images, the official test has {official:,}"
     if row.val_from not in (AS_GIVEN, drawn(VAL_FRACTION, VAL_SEED)):

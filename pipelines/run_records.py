@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pipelines.data_tags import read_data_tags
 from utuning.configs import TrialConfig
+from utuning.data.protocols import AS_GIVEN
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Outcome = Literal["completed", "stopped", "failed"]
@@ -19,8 +20,9 @@ class RunRecord:
     """One trial's run as the store holds it; `outcome` is its run status in small letters while it has none.
 
     `final` marks what was trained after the search, to be measured on test. `val_from` says where val comes from,
-    `subset` whether the data are a part of a known set, `data_warnings` what was remarked on when they were prepared.
-    `weights` is where its backbone's weights came from, as its space said; empty where that is not known.
+    `subset` whether the data are a part of a known set, `data_images` how images are stored, `data_warnings` what was
+    remarked on when they were prepared. `weights` is where its backbone's weights came from, as its space said; empty
+    where that is not known.
     """
 
     run_id: str
@@ -32,6 +34,7 @@ class RunRecord:
     final: bool = False
     val_from: str = ""
     subset: bool = False
+    data_images: str = AS_GIVEN
     data_warnings: tuple[str, ...] = ()
     weights: str = ""
 

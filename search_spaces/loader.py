@@ -12,7 +12,8 @@ from search_spaces.space import TUNER_KEYS, Baseline, Budget, DatasetSpec, Final
 from search_spaces.tiers import changes_of, take_tiers
 from utuning.configs import BackboneConfig, Depths, TrainConfig
 from utuning.data.protocols import find_protocol
-from utuning.errors import ConfigError, SpaceError, nearest
+from utuning.data.shrinking import check_shorter_side
+from utuning.errors import ConfigError, DataError, SpaceError, nearest
 from utuning.placement import DEPTH_FORMS
 from utuning.tuners import TUNERS
 
@@ -199,6 +200,16 @@ def _check_finals(problems: Problems, space: SearchSpace) -> None:
     if space.dataset.subset and space.dataset.source not in get_args(Known):
         known = ", ".join(get_args(Known))
         problems.add(f"dataset.subset: source {space.dataset.source!r} has no known size; it is for {known}")
+    _check_shorter_side(problems, space.dataset)
+
+
+def _check_shorter_side(problems: Problems, dataset: DatasetSpec) -> None:
+    try:
+        check_shorter_side(dataset.shorter_side)
+    except DataError as error:
+        problems.add(f"dataset.shorter_side: {error}")
+    if dataset.source == "drawn" and dataset.shorter_side is not None:
+        problems.add("dataset.shorter_side: source 'drawn' is stored as it is drawn; leave it out")
 
 
 def _apply(raw: Any, override: str) -> None:

@@ -21,7 +21,8 @@ class DatasetSpec:
 
     `drawn` is the embedded data set; `folder` a folder of class folders; `lists` list files of relative paths and
     class ids below `path`; `parquet` a folder that `utuning prepare` wrote, or Parquet files of others; the name of a
-    known data set its archives, at `path` as `utuning prepare` takes them, of which `subset` accepts a part.
+    known data set its archives, at `path` as `utuning prepare` takes them, of which `subset` accepts a part. With
+    `shorter_side`, larger images are stored with a shorter side of so many pixels.
     """
 
     name: str
@@ -34,6 +35,7 @@ class DatasetSpec:
     test_fraction: float | None = None
     skip_corrupt: bool = False
     subset: bool = False
+    shorter_side: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

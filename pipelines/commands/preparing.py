@@ -23,6 +23,10 @@ def prepare(
     test_fraction: Annotated[float | None, typer.Option(help="share that becomes test where there is none")] = None,
     subset: Annotated[bool, typer.Option("--subset", help="accept a part of a known data set, and mark it so")] = False,
     skip_corrupt: Annotated[bool, typer.Option(help="leave damaged images out and count them")] = False,
+    shorter_side: Annotated[
+        int | None,
+        typer.Option(help="store larger images with a shorter side of so many pixels, as JPEGs of quality 95"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="replace what is there")] = False,
     work: Annotated[Path | None, typer.Option(help="folder for unpacked archives and notes to go on from")] = None,
 ) -> None:
@@ -32,6 +36,7 @@ def prepare(
     """
     from pipelines.bar import progress_bar
     from pipelines.datasets import prepare_source
+    from utuning.data.shrinking import stored_as
 
     terminal = console()
     with progress_bar(terminal) as progress:
@@ -49,6 +54,7 @@ def prepare(
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             skip_corrupt=skip_corrupt,
+            shorter_side=shorter_side,
             overwrite=overwrite,
             work=work,
             progress=progress,
@@ -56,7 +62,8 @@ def prepare(
     counts = ", ".join(f"{count:,} {split}" for split, count in info.counts.items())
     part = ", a subset" if info.subset else ""
     terminal.print(f"{info.path}: {counts} images of {len(info.class_names)} classes{part}", highlight=False)
-    terminal.print(f"data version {info.fingerprint}; val: {info.val}", highlight=False, soft_wrap=True)
+    facts = f"data version {info.fingerprint}; val: {info.val}; images: {stored_as(info.shorter_side)}"
+    terminal.print(facts, highlight=False, soft_wrap=True)
     for note in (*info.warnings, *(f"skipped {path}" for path in info.skipped)):
         terminal.print(f"[yellow]note[/yellow] {note}", highlight=False)
 

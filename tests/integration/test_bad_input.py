@@ -29,6 +29,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "an op kind that is not there": (["tuners.0.ops=[conv]"], "op kind 'conv' matches no site"),
     "a depth that is not there": (["tuners.0.depths=[7]"], "blocks 0 to 1"),
     "a choice with one bad depth": (["tuners.0.depths={choice: [all, 'last:9']}"], "'last:9'"),
+    "images smaller than any backbone reads": (["dataset.shorter_side=8"], "dataset.shorter_side: shorter_side is 8"),
     "missing data": (["dataset.path=nowhere"], "nowhere"),
     "missing weights": (["backbone.weights=gone.safetensors"], "no readable .safetensors file"),
     "an unknown model": (["backbone.name=vit_tinny_patch16_224"], "close ones"),

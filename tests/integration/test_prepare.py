@@ -8,12 +8,18 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli import app, run_reporting_errors
+from pipelines.datasets import prepared
+from pipelines.workspace import Workspace
+from search_spaces.space import DatasetSpec
 from tests.archives import ARCHIVES, cub200, cub200_files, tar
+from tests.e2e.tools import draw_images
+from utuning.data.decode import decode_rgb
 from utuning.data.fgvc.table import READERS
 from utuning.data.info import INFO_FILE
 from utuning.data.known import prepare_known
@@ -43,6 +49,33 @@ def test_a_known_set_is_prepared_by_name(
     assert "3 val, 9 test images of 3 classes, a subset" in " ".join(told.split())
     assert info.fingerprint in told and "val: 0.1 of train, stratified, seed 0" in told
     assert json.loads((tmp_path / "out" / INFO_FILE).read_text())["subset"] is True
+
+
+def test_larger_images_are_stored_smaller_if_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prepare", "--from", str(draw_images(tmp_path / "photos")), "--to", str(tmp_path / "out")]
+    assert call(monkeypatch, *words, "--shorter-side", "31") == 1
+    assert "Allowed: 32 pixels or more" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert call(monkeypatch, *words, "--shorter-side", "32") == 0
+    assert "images: shorter side at most 32 px, JPEG quality 95" in capsys.readouterr().out
+    assert open_dataset(tmp_path / "out").shorter_side == 32
+    rows = read_split(open_dataset(tmp_path / "out"), "train")["image"].to_pylist()
+    assert {decode_rgb(row["bytes"]).size for row in rows} <= {(35, 32), (40, 36)}
+
+
+def test_a_space_can_ask_for_smaller_images_too(tmp_path: Path) -> None:
+    photos = draw_images(tmp_path / "photos")
+    spec = DatasetSpec(name="toy", source="folder", path=str(photos), shorter_side=32)
+    info = prepared(spec, Workspace(tmp_path / "runs"))
+    assert info.shorter_side == 32
+    assert prepared(replace(spec, shorter_side=None), Workspace(tmp_path / "runs")).fingerprint != info.fingerprint
+    stored = replace(spec, source="parquet", path=str(info.path))
+    for wanted in (None, 32):
+        assert prepared(replace(stored, shorter_side=wanted), Workspace(tmp_path / "runs")) == info
+    with pytest.raises(DataError, match=r"dataset\.shorter_side is 64.*at most 32 px.*--shorter-side 64"):
+        prepared(replace(stored, shorter_side=64), Workspace(tmp_path / "runs"))
 
 
 def test_the_help_names_every_reader_and_where_its_archive_comes_from(

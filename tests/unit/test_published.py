@@ -18,6 +18,7 @@ from search_spaces.published.loader import HERE, check_source
 from tests.tools import adapter, train, trial_of
 from utuning.data.fgvc.table import READERS
 from utuning.data.protocols import AS_GIVEN, PROTOCOLS
+from utuning.data.shrinking import stored_as
 from utuning.errors import SpaceError
 
 ORIG = "vit_base_patch16_224.orig_in21k"
@@ -79,6 +80,7 @@ def test_published_nonsense_is_named(changes: dict[str, Any], says: str) -> None
 def run(dataset: str, test: float, *, width: int = 8, **changes: Any) -> RunRecord:
     facts = {
         "backbone": ORIG, "protocol": "vpt", "weights": "timm", "count": None, "val_from": AS_GIVEN, "subset": False,
+        "data_images": AS_GIVEN,
         **changes,
     }  # fmt: skip
     trial = trial_of(
@@ -90,6 +92,7 @@ def run(dataset: str, test: float, *, width: int = 8, **changes: Any) -> RunReco
     return RunRecord(
         run_id=f"{dataset}{width}{test}", search_id="s", outcome="completed", trial=trial, metrics=metrics,
         start_time=0, weights=facts["weights"], val_from=facts["val_from"], subset=facts["subset"],
+        data_images=facts["data_images"],
     )  # fmt: skip
 
 
@@ -109,7 +112,8 @@ def test_ours_ranks_among_rows_of_its_checkpoint_and_protocol_alone() -> None:
 
 STRAYS: list[dict[str, Any]] = [
     {"weights": "none"}, {"weights": ""}, {"weights": "vit.safetensors"}, {"protocol": "official"}, {"count": 9},
-    {"subset": True}, {"val_from": ""}, {"val_from": "0.2 of train, stratified, seed 0"},
+    {"subset": True}, {"data_images": stored_as(256)}, {"val_from": ""},
+    {"val_from": "0.2 of train, stratified, seed 0"},
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from utuning.data.fgvc.table import READERS
 from utuning.data.info import DatasetInfo
 from utuning.data.places import Place
 from utuning.data.protocols import PROTOCOLS
+from utuning.data.shrinking import stored_as
 from utuning.data.val import check_given_val, check_val, part_notes
 from utuning.errors import DataError
 
@@ -69,14 +70,16 @@ def test_a_part_of_a_known_set_says_so() -> None:
 
 @given(st.lists(st.text(max_size=3000), max_size=5), st.booleans(), st.text(max_size=20))
 def test_tags_say_of_the_data_what_was_known_and_stay_short(warnings: list[str], subset: bool, val: str) -> None:
-    tags = data_tags(replace(INFO, warnings=tuple(warnings), subset=subset, val=val))
+    shorter_side = 64 if subset else None
+    tags = data_tags(replace(INFO, warnings=tuple(warnings), subset=subset, val=val, shorter_side=shorter_side))
     assert all(len(tag) <= CHARS for tag in tags.values())
     fields = read_data_tags(tags)
     assert (fields["val_from"], fields["subset"]) == (val, subset)
+    assert fields["data_images"] == stored_as(shorter_side)
     kept = iter(warnings)
     assert all(warning in kept for warning in fields["data_warnings"]), "in their order"
     assert sum(map(len, warnings)) > CHARS / 13 or fields["data_warnings"] == tuple(warnings)
 
 
 def test_runs_of_before_say_nothing_of_their_data() -> None:
-    assert read_data_tags({}) == {"val_from": "", "subset": False, "data_warnings": ()}
+    assert read_data_tags({}) == {"val_from": "", "subset": False, "data_images": "as given", "data_warnings": ()}

@@ -73,13 +73,17 @@ Source = Example | ImageRef | Packed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """An image that was read once and found good: what is known of it, and where to read it again."""
+    """An image that was read once and found good: what is known of it, and where to read it again.
+
+    `digest` and `size` are of the bytes that are stored, `original` is the digest of those that came.
+    """
 
     path: str
     label: str
     split: str
     digest: str
     size: int
+    original: str
     source: Source
 
     @property

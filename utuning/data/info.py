@@ -21,7 +21,8 @@ class DatasetInfo:
     """What is in a stored data set and where it lies.
 
     `fingerprint` is the data version. `reader` is the known data set that it was read as, `subset` whether it was
-    allowed to lack a part of that, and `val` says where the val split comes from.
+    allowed to lack a part of that, and `val` says where the val split comes from. `shorter_side` is what images were
+    shrunk to, in pixels, where they were larger; None where all are stored as they came.
     """
 
     path: Place
@@ -35,6 +36,7 @@ class DatasetInfo:
     reader: str = ""
     subset: bool = False
     val: str = ""
+    shorter_side: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,6 +60,7 @@ class DatasetInfo:
             reader=str(fields.get("reader", "")),
             subset=bool(fields.get("subset", False)),
             val=str(fields.get("val", "")),
+            shorter_side=None if fields.get("shorter_side") is None else int(fields["shorter_side"]),
             schema_version=int(fields["schema_version"]),
         )
 

@@ -17,7 +17,7 @@ from utuning.data.crops import check_recipe
 from utuning.data.order import check_sharding, epoch_order, worker_slices
 from utuning.data.prefetch import prefetch
 from utuning.data.rows import Rows, as_rows
-from utuning.data.transforms import Preprocessing, decode_resize, sample_rng, train_crop
+from utuning.data.transforms import Preprocessing, decode_resize, eval_crop, sample_rng, train_crop
 
 IMAGE_CACHE_BYTES = 1 << 30
 """What a loader keeps of decoded images at most, unless told otherwise."""
@@ -68,7 +68,7 @@ class Loader:
         self._preprocessing = preprocessing
         self._slices = (global_batch_size, worker, num_workers)
         self._seed, self._train = seed, train
-        self._recipe = recipe if train else "none"
+        self._recipe = recipe
         self._cache = ImageCache(cache_bytes)
         self._threads = max(1, threads)
         self._views = views if train else 1
@@ -106,14 +106,23 @@ class Loader:
         return replace(plain, images=images, wanted=states.depths, remember=keep)
 
     def _pixels(self, rows: np.ndarray, view: int, pool: ThreadPoolExecutor) -> Tensor:
-        size = self._preprocessing.img_size
-        images = torch.zeros((len(rows), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        for at, image in enumerate(pool.map(lambda row: self._sample(row, view), rows[rows >= 0].tolist())):
-            images[at] = image
+        size, real = self._preprocessing.img_size, rows[rows >= 0].tolist()
+        images = torch.empty((len(rows), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        images[len(real) :] = 0
+
+        def fill(part: range) -> None:
+            for at in part:
+                images[at] = self._sample(real[at], view)
+
+        # One task a thread: handing over each image by itself costs as much as half of decoding it.
+        for _ in pool.map(fill, (range(first, len(real), self._threads) for first in range(self._threads))):
+            pass
         return images
 
     def _sample(self, row: int, view: int) -> Tensor:
         image = self._cache.get(row, self._decode)
+        if not self._train:
+            return eval_crop(image, self._preprocessing)
         rng = sample_rng(self._seed, view, row)
         return train_crop(image, self._preprocessing, self._recipe, rng)
 

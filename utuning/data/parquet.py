@@ -1,7 +1,9 @@
 """Parquet shards in the layout that the Hugging Face `datasets` library reads for images."""
 
 import json
+import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -69,9 +71,13 @@ def write_shard(place: Place, shard: Shard, class_names: Sequence[str], key: str
     schema = image_schema(class_names, key)
     # Encoded images do not compress further and never repeat.
     options = {"compression": "none", "use_dictionary": False, "filesystem": place.filesystem}
-    with pq.ParquetWriter(place.file(shard.name), schema, **options) as file:
+    # Images that are shrunk are shrunk here, by all cores.
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        pq.ParquetWriter(place.file(shard.name), schema, **options) as file,
+    ):
         for group in _parts(shard.rows, _GROUP_ROWS, _GROUP_BYTES):
-            images = [{"bytes": row.data, "path": row.path} for row in group]
+            images = list(pool.map(lambda row: {"bytes": row.data, "path": row.path}, group))
             columns = {"image": images, "label": [ids[row.label] for row in group]}
             file.write_table(pa.Table.from_pydict(columns, schema=schema))
             yield len(group)

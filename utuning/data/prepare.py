@@ -14,6 +14,7 @@ from utuning.data.listing import Expected
 from utuning.data.places import Place, Target
 from utuning.data.protocols import AS_GIVEN, NO_VAL, VAL_FRACTION, drawn, find_protocol
 from utuning.data.shards import write_dataset
+from utuning.data.shrinking import check_shorter_side
 from utuning.data.space import require_space
 from utuning.data.splitting import (
     check_classes,
@@ -24,8 +25,6 @@ from utuning.data.splitting import (
 )
 from utuning.data.target import check_target, same_dataset
 from utuning.data.work import work_folder, working
-
-_JOURNAL = "checked.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,7 @@ def prepare(
     test_fraction: float | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
+    shorter_side: int | None = None,
     overwrite: bool = False,
     known: Known | None = None,
     work: Path | None = None,
@@ -71,17 +71,26 @@ def prepare(
         test_fraction: the share of train that becomes test where there is none.
         seed: decides which images these are.
         skip_corrupt: leave out images that do not decode.
+        shorter_side: store larger images with a shorter side of so many pixels, as JPEGs; see `encode.shrunk`.
         overwrite: replace another data set at the target.
         known: what a reader knows; the classes are sorted by name without it.
         work: where the folder for going on is made; see `work.work_folder`.
         progress: see above.
     """
     to = Place.of(to)
-    check_request(to, protocol=protocol, val_fraction=val_fraction, test_fraction=test_fraction, overwrite=overwrite)
+    check_request(
+        to,
+        protocol=protocol,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        shorter_side=shorter_side,
+        overwrite=overwrite,
+    )
     holds_out = find_protocol(protocol).holds_out
     with working(work_folder(to, "checked", work)) as folder:
         sources = list(examples)
-        checked = list(check_all(sources, skip_corrupt, progress, folder / _JOURNAL))
+        journal = folder / f"checked-{shorter_side or 'as-given'}.jsonl"
+        checked = list(check_all(sources, skip_corrupt, progress, journal, shorter_side))
         skipped = [s.path for s, record in zip(sources, checked, strict=True) if record is None]
         records = [record for record in checked if record is not None]
         given_val = any(record.split == "val" for record in records)
@@ -107,6 +116,7 @@ def prepare(
             reader=known.reader if known else "",
             subset=known.subset if known else False,
             val=AS_GIVEN if given_val else drawn(val_fraction, seed) if holds_out else NO_VAL,
+            shorter_side=shorter_side,
         )
 
 
@@ -134,6 +144,7 @@ def check_request(
     protocol: str = "vpt",
     val_fraction: float = VAL_FRACTION,
     test_fraction: float | None = None,
+    shorter_side: int | None = None,
     overwrite: bool = False,
     **others: Any,
 ) -> None:
@@ -141,12 +152,13 @@ def check_request(
 
     Raises:
         ConfigError: an unknown protocol.
-        DataError: a fraction or a target that cannot be used.
+        DataError: a fraction, a size or a target that cannot be used.
     """
     find_protocol(protocol)
     for what, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if value is not None and not 0 < value < 1:
             raise fault(f"{what} is {value}", "numbers between 0 and 1, both excluded", "try 0.1 or 0.2")
+    check_shorter_side(shorter_side)
     check_target(to, overwrite)
 
 

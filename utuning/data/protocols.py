@@ -15,7 +15,7 @@ ProtocolName = Literal["vpt", "trainval-final", "official"]
 VAL_FRACTION, VAL_SEED = 0.1, 0
 """What val is taken from train by, where it is."""
 AS_GIVEN, NO_VAL = "as given", "none"
-"""Where a stored data set's val comes from, if it was not drawn; see `drawn`."""
+"""Where a stored data set's val comes from, if it was not drawn (see `drawn`). Images can be as given, too."""
 FINAL_SEEDS = (0, 1, 2)
 """The fewest seeds that an interval of a test accuracy should rest on."""
 

@@ -34,6 +34,7 @@ def write_dataset(
     reader: str = "",
     subset: bool = False,
     val: str = "",
+    shorter_side: int | None = None,
 ) -> DatasetInfo:
     """Store images as a data set folder, reading the bytes of one group of rows at a time.
 
@@ -61,6 +62,7 @@ def write_dataset(
         reader=reader,
         subset=subset,
         val=val,
+        shorter_side=shorter_side,
     )
     _write(info, cut_shards(rows, rows_per_shard), resume, progress)
     return info

@@ -26,7 +26,7 @@ def split_off(records: Sequence[Checked], split: str, fraction: float, seed: int
     """Move a share of "train" to `split`, as evenly over the classes as whole images allow.
 
     The share is rounded up in total, and each class gives at least one image of two or more, and never all.
-    The choice depends on the seed and the image bytes alone, not on order or file names.
+    The choice depends on the seed and the bytes that came alone, not on order, file names or how images are stored.
     """
     by_class: dict[str, list[int]] = defaultdict(list)
     for at, record in enumerate(records):
@@ -35,7 +35,7 @@ def split_off(records: Sequence[Checked], split: str, fraction: float, seed: int
     shares = _shares({label: len(places) for label, places in by_class.items()}, fraction)
     moved: set[int] = set()
     for label, places in by_class.items():
-        places.sort(key=lambda at: _rank(records[at].digest, split, seed))
+        places.sort(key=lambda at: _rank(records[at].original, split, seed))
         moved.update(places[: shares[label]])
     return [replace(record, split=split) if at in moved else record for at, record in enumerate(records)]
 
@@ -85,7 +85,7 @@ def duplicate_warnings(records: Iterable[Checked]) -> list[str]:
     """Say how many images occur, byte for byte, in more than one split, and name some."""
     places: dict[str, dict[str, str]] = defaultdict(dict)
     for record in records:
-        places[record.digest].setdefault(record.split, record.path)
+        places[record.original].setdefault(record.split, record.path)
     pairs: dict[str, list[str]] = defaultdict(list)
     for where in places.values():
         if len(where) > 1:

@@ -26,6 +26,7 @@ __all__ = [
     "eval_crop",
     "eval_transform",
     "normalise",
+    "resized",
     "sample_rng",
     "train_crop",
     "train_transform",
@@ -44,13 +45,19 @@ def decode_pixels(data: bytes, path: str = "<bytes>") -> Tensor:
 
 def decode_resize(data: bytes, p: Preprocessing, path: str = "<bytes>") -> Tensor:
     """Decode to RGB and resize the shorter side to `p.resize`."""
-    return _resize(decode_pixels(data, path), [p.resize], p)
+    return resized(decode_pixels(data, path), p)
+
+
+def resized(image: Tensor, p: Preprocessing) -> Tensor:
+    """Resize the shorter side to `p.resize`."""
+    return image if min(image.shape[-2:]) == p.resize else _resize(image, [p.resize], p)
 
 
 def eval_crop(image: Tensor, p: Preprocessing) -> Tensor:
     """Cut the centre square out of a resized image."""
-    crop: Tensor = ops.center_crop(image, [p.img_size, p.img_size])
-    return crop
+    # Rounded as torchvision's CenterCrop does.
+    top, left = (round((side - p.img_size) / 2) for side in image.shape[-2:])
+    return image[:, top : top + p.img_size, left : left + p.img_size]
 
 
 def eval_transform(p: Preprocessing) -> Callable[[bytes], Tensor]:
@@ -73,7 +80,7 @@ def train_crop(image: Tensor, p: Preprocessing, recipe: str, rng: np.random.Gene
 
 
 def _cut(image: Tensor, box: Box, p: Preprocessing) -> Tensor:
-    crop: Tensor = ops.crop(image, box.top, box.left, box.height, box.width)
+    crop = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
     if (box.height, box.width) != (p.img_size, p.img_size):
         crop = _resize(crop, [p.img_size, p.img_size], p)
     return crop
@@ -82,8 +89,8 @@ def _cut(image: Tensor, box: Box, p: Preprocessing) -> Tensor:
 def _resize(image: Tensor, size: list[int], p: Preprocessing) -> Tensor:
     # Only a batch can say that its channels lie side by side.
     batch = image[None].contiguous(memory_format=torch.channels_last)
-    resized: Tensor = ops.resize(batch, size, interpolation=InterpolationMode(p.interpolation), antialias=True)
-    return resized[0]
+    found: Tensor = ops.resize(batch, size, interpolation=InterpolationMode(p.interpolation), antialias=True)
+    return found[0]
 
 
 def train_transform(p: Preprocessing, recipe: str = "vpt") -> Callable[[bytes, np.random.Generator], Tensor]:
@@ -95,6 +102,9 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """Scale a uint8 batch to float32 with the given channel means and deviations of [0, 1], each channel a plane."""
     shift = torch.tensor(mean, dtype=torch.float32, device=images.device).view(-1, 1, 1)
     scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(-1, 1, 1)
-    # One new tensor, changed in place: on a CPU, each further one would cost as much as the arithmetic.
-    scaled = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return scaled.div_(255).sub_(shift).div_(scale)
+    scaled = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    # In place, and on a CPU image by image: one stays in its cache meanwhile, and a batch would not.
+    parts = zip(scaled, images, strict=True) if images.device.type == "cpu" else [(scaled, images)]
+    for part, pixels in parts:
+        part.copy_(pixels).div_(255).sub_(shift).div_(scale)
+    return scaled
