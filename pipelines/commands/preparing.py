@@ -1,5 +1,6 @@
 """Data: prepare."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,8 @@ def prepare(
     from pipelines.bar import progress_bar
     from pipelines.datasets import prepare_source
 
+    if re.match(r"\w+:/", str(source)):
+        raise ConfigError(f"--from is a path of this machine, given {str(source)!r}; copy the archive here first")
     terminal = console()
     with progress_bar(terminal) as progress:
         info = prepare_source(
