@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: docs/capabilities.md, and a page with a drawing for each method.
+"""Writes the pages that follow from the code: docs/capabilities.md, a page with a drawing for each method, and a picture.
 
     python docs/generate.py [--check]
 
@@ -17,7 +17,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import torch
 from drawings import drawing
+from PIL import Image
 
+from pipelines.published import compare
+from pipelines.published_picture import contents, draw_published
+from search_spaces.published import FGVC
 from utuning.backbone import Backbone
 from utuning.capabilities import obstacle
 from utuning.tuners import TUNERS, settings_of, target_of
@@ -218,6 +222,14 @@ def pages() -> dict[Path, str]:
     return found
 
 
+def picture_is_true(path: Path, description: str) -> bool:
+    """Whether a picture says of itself that it shows this; its pixels may differ with fonts and drawing libraries."""
+    if not path.exists():
+        return False
+    with Image.open(path) as picture:
+        return picture.info.get("Description") == description
+
+
 def main() -> int:
     """Write or check."""
     parser = argparse.ArgumentParser()
@@ -231,6 +243,11 @@ def main() -> int:
         elif not check:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
+    published, picture = compare(FGVC, []), DOCS / "pictures" / "published_fgvc.png"
+    if check and not picture_is_true(picture, contents(published)):
+        wrong.append(str(picture.relative_to(DOCS.parent)))
+    elif not check:
+        draw_published(published, picture)
     if wrong:
         print(f"out of date: {', '.join(wrong)}; run `python docs/generate.py`")
     return 1 if wrong else 0

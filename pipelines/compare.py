@@ -13,6 +13,7 @@ from pipelines.leaderboard import Row, as_json, as_markdown, input_note, rows
 from pipelines.picture import draw
 from pipelines.published import Comparison
 from pipelines.published_page import plain, published_markdown, published_table
+from pipelines.published_picture import draw_published, picture_name
 from pipelines.references import Reference
 from pipelines.registry import Registry
 from pipelines.render import table
@@ -41,7 +42,7 @@ def document(rows: Sequence[Row], beside: Sequence[Comparison] = ()) -> dict[str
 
 
 def write(rows: Sequence[Row], name: str, to: Path, beside: Sequence[Comparison] = ()) -> list[Path]:
-    """Write leaderboard.md, .json and .png into a folder; gives the files."""
+    """Write leaderboard.md, .json and .png into a folder, and a picture of each comparison; gives the files."""
     to.mkdir(parents=True, exist_ok=True)
     markdown, values, picture = (to / f"leaderboard.{ending}" for ending in ("md", "json", "png"))
     note = input_note(rows)
@@ -49,7 +50,10 @@ def write(rows: Sequence[Row], name: str, to: Path, beside: Sequence[Comparison]
     markdown.write_text(text, encoding="utf-8")
     values.write_text(json.dumps(document(rows, beside), indent=2) + "\n", encoding="utf-8")
     draw(rows, picture, name)
-    return [markdown, values, picture]
+    pictures = [to / picture_name(comparison) for comparison in beside]
+    for comparison, file in zip(beside, pictures, strict=True):
+        draw_published(comparison, file)
+    return [markdown, values, picture, *pictures]
 
 
 def show(

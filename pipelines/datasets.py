@@ -96,19 +96,34 @@ def prepare_source(
         subset: accept a part of a known data set.
 
     Raises:
-        ConfigError: an unknown reader.
+        ConfigError: an unknown reader, or an option that it does not take.
         DataError: data that is missing, damaged or inconsistent.
     """
+    given = {"list": lists, "classes": classes, "image-column": image_column, "label-column": label_column}
+    _check_options(reader, {**given, "subset": subset})
     if reader in READERS:
         return prepare_known(READERS[reader], source, to, name=name, subset=subset, **options)
     name = name or source.resolve().name
     if reader == "folder":
         refs = list_examples(source, lists, classes=classes) if lists else folder_examples(source)
         return prepare(refs, to, name=name, **options)
-    if reader == "parquet":
-        images, names = table_examples(source, image=image_column, label=label_column)
-        return prepare(images, to, name=name, known=Known(reader=reader, class_names=names), **options)
-    raise ConfigError(f"the reader is {reader!r}; {nearest(reader, ['folder', 'parquet', *READERS])}")
+    images, names = table_examples(source, image=image_column, label=label_column)
+    return prepare(images, to, name=name, known=Known(reader=reader, class_names=names), **options)
+
+
+def _check_options(reader: str, given: Mapping[str, Any]) -> None:
+    """Refuse an unknown reader, and options that a reader would not look at."""
+    taken = {"folder": {"list", "classes"}, "parquet": {"image-column", "label-column"}} | {
+        name: {"subset"} for name in READERS
+    }
+    if reader not in taken:
+        raise ConfigError(f"the reader is {reader!r}; {nearest(reader, list(taken))}")
+    for option, value in given.items():
+        if value and option not in taken[reader]:
+            of = ", ".join(name for name, options in taken.items() if option in options)
+            raise ConfigError(f"--{option} is not for the reader {reader!r}; it is for {of}; leave it out")
+    if given["classes"] and not given["list"]:
+        raise ConfigError("--classes names the ids of list files, and there are none; give --list SPLIT=FILE too")
 
 
 def _drawn(spec: DatasetSpec, workspace: Workspace, progress: Progress | None) -> DatasetInfo:

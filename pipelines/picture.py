@@ -91,7 +91,7 @@ def draw(rows: Sequence[Row], to: Path, title: str) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels stand where the points are now
     _label(axes, canvas, points, looks)
-    _write(figure, to)
+    write_figure(figure, to)
 
 
 def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
@@ -277,11 +277,16 @@ def _count(value: float) -> str:
     return f"{value:g}"
 
 
-def _write(figure: Figure, to: Path) -> None:
+def write_figure(figure: Figure, to: Path, description: str | None = None) -> None:
+    """Write a PNG, whole or not at all; the description is in the file.
+
+    Raises:
+        TrackingError: it cannot be written.
+    """
     partial = to.with_name(f".{to.stem}.partial-{uuid.uuid4().hex[:12]}.png")
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, metadata={"Software": None})
+        figure.savefig(partial, metadata={"Software": None, "Description": description})
         partial.rename(to)
     except OSError as error:
         raise TrackingError(

@@ -31,7 +31,7 @@ class Entry:
     ours: bool = False
     ci: float | None = None
     params_millions: float | None = None
-    note: str = ""
+    notes: tuple[str, ...] = ()
     whole: bool = True
     place: int | None = None
 
@@ -57,6 +57,15 @@ class Comparison:
     def groups(self) -> list[tuple[tuple[str, str], list[Entry]]]:
         """The entries by checkpoint and protocol."""
         return [(group, list(entries)) for group, entries in groupby(self.entries, lambda entry: entry.group)]
+
+    @property
+    def notes(self) -> dict[str, list[Entry]]:
+        """What is to be known of the numbers, and of which ones each is said."""
+        noted: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            for note in entry.notes:
+                noted.setdefault(note, []).append(entry)
+        return noted
 
     @property
     def title(self) -> str:
@@ -134,7 +143,7 @@ def _published(row: Published) -> Entry:
         checkpoint=row.checkpoint,
         protocol=row.protocol,
         params_millions=row.params_millions,
-        note=row.caveat,
+        notes=row.caveats,
     )
 
 
@@ -151,7 +160,7 @@ def _entry(row: Row) -> Entry | None:
         ours=True,
         ci=row.test_ci,
         params_millions=None if row.trainable_params is None else row.trainable_params / 1e6,
-        note=note,
+        notes=(note,) if note else (),
         whole=not note,
     )
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipelines.leaderboard import MISSING
 from pipelines.published import Comparison, Entry
-from search_spaces.published import UNKNOWN
+from pipelines.published_picture import heading, picture_name
 
 HEADINGS = (("#", True), ("method", False), ("test %", True), ("M params", True), ("source", False))
 
@@ -20,7 +20,7 @@ def plain(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 
 def published_markdown(comparisons: Sequence[Comparison]) -> str:
-    """Markdown: a section for each comparison, a table for each group, and what to know before comparing."""
+    """Markdown: a section for each comparison, its picture, a table for each group, what to know before comparing."""
     return "".join(f"\n## Beside published numbers: {it.title}\n{''.join(_section(it))}" for it in comparisons)
 
 
@@ -31,28 +31,23 @@ def published_table(comparison: Comparison) -> Table:
     for name, right in HEADINGS:
         table.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for group, entries in comparison.groups:
-        table.add_row("", f"[italic]{escape(_heading(group))}[/italic]")
+        table.add_row("", f"[italic]{escape(heading(group))}[/italic]")
         for entry in entries:
             style = "bold" if entry.ours else "" if entry.place else "dim"
             table.add_row(*map(escape, _cells(entry)), style=style)
-    notes = _notes(comparison.entries)
+    notes = _notes(comparison)
     table.caption, table.caption_justify = escape("\n".join(notes)) or None, "left"
     return table
 
 
 def _section(comparison: Comparison) -> Iterator[str]:
+    yield f"\n![ours beside published numbers]({picture_name(comparison)})\n"
     for group, entries in comparison.groups:
-        yield f"\n### {_heading(group)}\n\n"
+        yield f"\n### {heading(group)}\n\n"
         lines = [[name for name, _ in HEADINGS], ["---:" if right else "---" for _, right in HEADINGS]]
         lines += [[f"**{cell}**" if entry.ours else cell for cell in _cells(entry)] for entry in entries]
         yield "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    yield "".join(f"\n{note}  " for note in _notes(comparison.entries)) + "\n"
-
-
-def _heading(group: tuple[str, str]) -> str:
-    checkpoint, protocol = group
-    said = [f"checkpoint {checkpoint}", f"protocol {protocol}"]
-    return "; ".join(said) + ("; not ranked" if UNKNOWN in group else "")
+    yield "".join(f"\n{note}  " for note in _notes(comparison)) + "\n"
 
 
 def _cells(entry: Entry) -> list[str]:
@@ -61,11 +56,7 @@ def _cells(entry: Entry) -> list[str]:
     return [str(entry.place or MISSING), entry.method, f"{100 * entry.accuracy:.2f}{interval}", params, entry.source]
 
 
-def _notes(entries: Sequence[Entry]) -> list[str]:
+def _notes(comparison: Comparison) -> list[str]:
     """What is to be known of the numbers: a note that several share is said once."""
-    noted: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if entry.note:
-            noted.setdefault(entry.note, []).append(entry)
-    said = {note: ", ".join(dict.fromkeys(entry.method for entry in them)) for note, them in noted.items()}
-    return [f"{methods} ({noted[note][0].source}): {note}" for note, methods in said.items()]
+    said = {note: ", ".join(dict.fromkeys(entry.method for entry in of)) for note, of in comparison.notes.items()}
+    return [f"{methods} ({comparison.notes[note][0].source}): {note}" for note, methods in said.items()]

@@ -189,4 +189,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def _gb(num_bytes: float) -> str:
-    return f"{num_bytes / 1e9:.2g}"
+    gigabytes = num_bytes / 1e9
+    return f"{gigabytes:,.0f}" if gigabytes >= 100 else f"{gigabytes:.2g}"

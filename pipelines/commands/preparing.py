@@ -1,5 +1,6 @@
 """Data: prepare."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,8 @@ def prepare(
     from pipelines.datasets import prepare_source
     from utuning.data.shrinking import stored_as
 
+    if re.match(r"\w+:/", str(source)):
+        raise ConfigError(f"--from is a path of this machine, given {str(source)!r}; copy the archive here first")
     terminal = console()
     with progress_bar(terminal) as progress:
         info = prepare_source(

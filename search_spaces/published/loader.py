@@ -35,7 +35,7 @@ class Published:
         table: which table.
         checkpoint: timm's name of the backbone's weights, or `unknown`.
         protocol: what it is trained, selected and tested on, or `unknown`.
-        caveat: what else to know before comparing with it.
+        caveats: what else to know before comparing with it, of the row and of its table.
         params_millions: parameters that are stored a task; `params` says what they count.
     """
 
@@ -46,7 +46,7 @@ class Published:
     table: str
     checkpoint: str
     protocol: Protocol
-    caveat: str = ""
+    caveats: tuple[str, ...] = ()
     params_millions: float | None = None
     params: Params = "not stated"
 
@@ -144,7 +144,7 @@ def _numbers(source: _Source, table: _Table, row: _Row) -> Iterator[Published]:
             table=table.table,
             checkpoint=table.checkpoint,
             protocol=table.protocol,
-            caveat="; ".join(text for text in (row.caveat, table.caveat) if text),
+            caveats=tuple(text for text in (row.caveat, table.caveat) if text),
             params_millions=row.params_millions,
             params=table.params,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.compare import read_rows
 from pipelines.run_records import RunRecord
 from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
@@ -90,6 +91,31 @@ def test_a_pulled_champion_predicts_without_store_or_ray(searched: Searched, tmp
     (champion,) = (run for run in searched.runs() if run.trial.trial_id == manifest["trial_id"])
     assert manifest["metrics"]["test/accuracy"] == champion.metrics["test/accuracy"]
     assert right / len(images) == pytest.approx(champion.metrics["test/accuracy"])
+
+
+def test_a_warm_search_really_tries_what_was_best_before(searched: Searched) -> None:
+    """Both rows of the first search can be drawn again, so that whichever was best is proposed, trained and marked."""
+    families = [{"tuners": []}, {"tuners": [{"method": "p_adapter", "ops": ["attn", "mlp"], "bottleneck_dim": 4}]}]
+    space = write_space(searched.root / "later.yaml", searched.root / "images", families=families, baselines=[])
+    workspace = Workspace(searched.home)
+    tracker = Tracker.open(workspace.tracking_uri, workspace.artifacts)
+    best = read_rows(tracker, "tiny")[0].label
+    reason = f"like tiny (distance 0.00): {best} was 1st of 2"
+    flags = ("train.epochs=1", "--num-workers", "1", "--warm-start")
+    done = utuning(searched.home, "search", str(space), *flags)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "1 proposal from 1 earlier search of 1 data set" in done.stdout
+    assert f" 1. {best}: {reason}" in done.stdout
+
+    runs = {run.trial.label: run for run in tracker.runs("later")}
+    assert len(runs) == 2 and {run.outcome for run in runs.values()} == {"completed"}
+    tags = {label: tracker.client.get_run(run.run_id).data.tags.get("warm_start") for label, run in runs.items()}
+    (other,) = runs.keys() - {best}
+    assert tags == {best: reason, other: None}
+    assert runs[best].metrics["epoch"] == 1 and 0 <= runs[best].metrics["val/accuracy"] <= 1
+    (parent,) = tracker.searches("later")
+    kept = {file.path for file in tracker.client.list_artifacts(parent.run_id)}
+    assert {"warm_start.json", "statistics.json"} <= kept
 
 
 def test_an_alias_that_does_not_exist_lists_those_that_do(searched: Searched, tmp_path: Path) -> None:

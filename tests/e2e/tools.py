@@ -47,6 +47,8 @@ def write_space(path: Path, images: Path, **changes: object) -> Path:
         "budget": {"num_trials": 2},
         **changes,
     }
+    if "families" in space:
+        del space["tuners"]
     path.write_text(yaml.safe_dump(space))
     return path
 

@@ -95,13 +95,17 @@ def test_the_help_names_every_reader_and_where_its_archive_comes_from(
         (["cub200", "--protocol", "vtp"], "did you mean 'vpt'"),
         (["cub200"], "does not exist"),
         (["parquet"], "does not exist"),
+        (["folder", "--subset"], "--subset is not for the reader 'folder'; it is for cub200"),
+        (["cub200", "--list", "train=a.txt"], "--list is not for the reader 'cub200'; it is for folder"),
+        (["folder", "--classes", "names.csv"], "give --list SPLIT=FILE too"),
+        (["cub200", "--from", "s3://bucket/CUB_200_2011.tgz"], "copy the archive here first"),
     ],
 )
 def test_bad_calls_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
     paths = ["--from", str(tmp_path / "gone"), "--to", str(tmp_path / "out")]
-    assert call(monkeypatch, "prepare", *words, *paths) == 1
+    assert call(monkeypatch, "prepare", *paths, *words) == 1
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

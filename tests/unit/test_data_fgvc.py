@@ -135,6 +135,15 @@ def test_cars_need_their_test_labels(tmp_path: Path) -> None:
         listed("stanford_cars", tmp_path)
 
 
+def test_copies_of_cars_with_doubled_folders_are_the_same_data_set(tmp_path: Path) -> None:
+    files = archives.stanford_cars_files()
+    doubled = {f"{name.partition('/')[0]}/{name}" if name.startswith("cars_t") and "/" in name else name: data
+               for name, data in files.items()}  # fmt: skip
+    one, other = (loose(tmp_path / name, each) for name, each in (("plain", files), ("doubled", doubled)))
+    found = [go("stanford_cars", source, tmp_path / f"{source.name}-out") for source in (one, other)]
+    assert found[0].fingerprint == found[1].fingerprint and found[0].counts == found[1].counts
+
+
 def test_a_single_struct_is_read_like_many(tmp_path: Path) -> None:
     files = archives.stanford_cars_files()
     one = mat(annotations=archives.structs([{"fname": "00001.jpg", "class": np.uint8(1)}]))

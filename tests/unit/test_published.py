@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from PIL import Image
 from rich.console import Console
 
+from pipelines import compare as pages
 from pipelines.leaderboard import Row, rows
 from pipelines.published import BEST, Beside, Comparison, Entry, checkpoint_of, compare, compare_means
 from pipelines.published_page import plain, published_markdown, published_table
+from pipelines.published_picture import contents, draw_published, picture_name, published_figure
 from pipelines.run_records import RunRecord
 from search_spaces.published import DATASETS, FGVC, FGVC_SETS, UNKNOWN, load_published
 from search_spaces.published.loader import HERE, check_source
@@ -196,3 +203,55 @@ def test_pages_say_what_is_not_ranked_and_why() -> None:
     assert "U-Tuning" in shown.get() and "84.14" in shown.get()
     (values,) = plain([made])
     assert {entry["source"] for entry in values["entries"]} > {"this store"}
+
+
+LONG = "attn+mlp+block@0,1,2,3,4,5 r16 + p_prefix block@all t10 lr1.23e-3"
+
+
+def strays(dataset: str) -> list[Row]:
+    """Rows of many kinds: with a long name and an interval, of other protocols and weights, not comparable."""
+    kinds = [{}, {"protocol": "official"}, {"weights": "none"}, {"count": 9}]
+    made = rows([run(dataset, 0.884 - at / 1000, width=at + 1, **kind) for at, kind in enumerate(kinds)])
+    return [replace(row, label=LONG if at % 2 else row.label, test_ci=0.004 * at) for at, row in enumerate(made)]
+
+
+@pytest.mark.parametrize("dataset", [*DATASETS, FGVC])
+def test_no_text_of_a_picture_lies_on_another_or_outside(dataset: str) -> None:
+    made = compare_means(five()) if dataset == FGVC else compare(dataset, strays(dataset))
+    assert made is not None
+    figure = published_figure(made)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
+    assert len(texts) > 3 * len(made.entries)
+    for (one, a), (other, b) in combinations(zip(texts, boxes, strict=True), 2):
+        assert not a.padded(-1).overlaps(b.padded(-1)), (one.get_text(), other.get_text())
+    page, plot = figure.bbox, figure.axes[0].get_window_extent()
+    labels = {id(text) for text in figure.axes[0].texts if not text.get_text().startswith("checkpoint ")}
+    beside = [box for text, box in zip(texts, boxes, strict=True) if id(text) in labels]
+    assert beside and all(box.x1 < plot.x0 or box.x0 > plot.x1 for box in beside), "no text covers a number's mark"
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1 for box in boxes)
+    said = " ".join(text.get_text() for text in texts)
+    assert said.count("%") > 2 and all(f"{100 * entry.accuracy:.2f}" in said for entry in made.entries)
+    plain_text = " ".join(said.split())
+    assert all(note in plain_text for note in made.notes), "notes are there in full"
+
+
+def test_a_page_has_a_picture_for_each_comparison(tmp_path: Path) -> None:
+    mine = rows([run("cub200", 0.884), run("cub200", 0.88, width=4)])
+    beside = [compare("cub200", mine), compare(FGVC, [])]
+    files = pages.write(mine, "cub200", tmp_path, beside)
+    assert [file.name for file in files][3:] == [picture_name(made) for made in beside]
+    text = (tmp_path / "leaderboard.md").read_text()
+    for made, file in zip(beside, files[3:], strict=True):
+        assert f"]({file.name})" in text
+        with Image.open(file) as picture:
+            assert picture.width == 2120 and picture.info["Description"] == contents(made)
+
+
+def test_what_a_picture_says_of_itself_changes_with_its_numbers(tmp_path: Path) -> None:
+    old, new = compare("cub200", []), compare("cub200", rows([run("cub200", 0.884)]))
+    draw_published(old, tmp_path / "old.png")
+    with Image.open(tmp_path / "old.png") as picture:
+        assert picture.info["Description"] == contents(old) != contents(new)

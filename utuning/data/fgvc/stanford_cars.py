@@ -1,8 +1,9 @@
 """Stanford Cars: 196 makes, models and years.
 
-From Stanford, https://ai.stanford.edu/~jkrause/cars/car_dataset.html: cars_train.tgz, cars_test.tgz, car_devkit.tgz and
-cars_test_annos_withlabels.mat. Give a folder that holds the four, or what is in them: cars_train/, cars_test/, devkit/.
-The devkit's own cars_test_annos.mat has no labels, which is why the fourth file is needed.
+From Stanford, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, which has not answered since 2023; complete copies
+do as well: cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat. Give a folder that holds the
+four, or what is in them: cars_train/, cars_test/, devkit/. The devkit's own cars_test_annos.mat has no labels, which is
+why the fourth file is needed.
 """
 
 from utuning.data.fgvc.mat import read_mat
@@ -21,5 +22,11 @@ def read(tree: Tree) -> Listing:
     rows = []
     for split, file in (("train", _TRAIN), ("test", test)):
         (annotations,) = read_mat(tree, file, "annotations")
-        rows += [(f"cars_{split}/{one['fname']}", int(one["class"]), split) for one in annotations]
+        folder = _folder(tree, f"cars_{split}", [one["fname"] for one in annotations])
+        rows += [(f"{folder}/{one['fname']}", int(one["class"]), split) for one in annotations]
     return list_images(tree, rows, dict(enumerate(map(str, names), start=1)))
+
+
+def _folder(tree: Tree, name: str, files: list[str]) -> str:
+    """Give the folder of the images; copies have it in another of the same name."""
+    return f"{name}/{name}" if any(f"{name}/{name}/{file}" in tree for file in files) else name
