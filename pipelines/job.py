@@ -113,6 +113,8 @@ class CohortJob:
                 self.seated[seat] = self._restored(wanted[seat])
             except Exception as error:
                 failed[seat] = {ERROR: describe(error)}
+        for prefix in self.prefixes.values():
+            prefix.release(self.backbone, [seated.member for seated in self.seated.values()])
         return failed
 
     def _restored(self, joining: Joining) -> Seated:

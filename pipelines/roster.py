@@ -16,6 +16,8 @@ from pipelines.progress import PATH
 Report = dict[str, Any]
 ERROR = "error"
 """What a report holds in place of metrics if its member has failed."""
+LEFT = "it left its cohort"
+"""What those are told who still ask when their seat is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +77,15 @@ class Roster:
     async def next_epoch(self, joining: Joining, known: int | None = None) -> Report:
         """Ask for one more epoch, taking a seat first if there is none; returns its report.
 
-        Who knows of fewer epochs than were reported has lost a report, and gets that one again.
+        Who knows of fewer epochs than were reported has lost a report, and gets that one again. Who comes as another
+        member than the one that has the seat, takes its place.
 
         Raises:
             RuntimeError: the cohort's workers have failed.
         """
+        held = self._seats.get(joining.seat)
+        if held is not None and held.joining.member_id != joining.member_id:
+            await self.leave(joining.seat)
         if joining.seat not in self._seats:
             self._seats[joining.seat] = _Seat(replace(joining, number=next(self._numbers)))
             self._last_change = self.clock()
@@ -124,7 +130,7 @@ class Roster:
         left = self._seats.pop(seat, None)
         if left is not None:
             if left.asking is not None and not left.asking.done():
-                left.asking.set_result({ERROR: "it left its cohort"})
+                left.asking.set_result({ERROR: LEFT})
             self._last_change = self.clock()
             await self._notify()
 

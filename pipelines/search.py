@@ -1,7 +1,7 @@
 """A search from its space to its champion: prepare, plan, tune, measure, promote."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +16,9 @@ from pipelines.forecast import remembered
 from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
 from pipelines.promotion import Decision
-from pipelines.schedulers import make_scheduler
+from pipelines.schedulers import going_on, make_scheduler
 from pipelines.search_memory import remember_data, remember_start
+from pipelines.spared import Tally
 from pipelines.tracking import RunRecord, Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
@@ -25,7 +26,11 @@ from search_spaces.space import SearchSpace
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What a search gives back."""
+    """What a search gives back.
+
+    `predicted` is what was planned of it: `seconds`, and `peak_bytes` of a worker; empty if nobody asked. `peak_bytes` is
+    the most that a worker had.
+    """
 
     search_id: str
     rows: Sequence[Row]
@@ -33,6 +38,8 @@ class Finished:
     champion_run_id: str
     seconds: float
     spared_s: float
+    peak_bytes: float
+    predicted: Mapping[str, float]
 
 
 def run_search(
@@ -73,10 +80,10 @@ def run_search(
         tracker.finish_search(parent, "KILLED", {}, {})
         raise
     found = rows(tracker.runs(ready.space.name), champion_run_id=champion_run_id, search_id=search_id)
-    seconds = time.monotonic() - crew.begun
-    tracker.finish_search(
-        parent, "FINISHED", {"search_time_s": seconds, "spared_time_s": spared_s}, {"outcome": "completed"}
-    )
+    seconds, predicted = time.monotonic() - crew.begun, _predicted(ready, workspace, isolated=crew.isolated)
+    planned = {f"predicted_{name}": value for name, value in predicted.items()}
+    metrics = {"search_time_s": seconds, "spared_time_s": spared_s, **planned}
+    tracker.finish_search(parent, "FINISHED", metrics, {"outcome": "completed"})
     return Finished(
         search_id=search_id,
         rows=found,
@@ -84,7 +91,15 @@ def run_search(
         champion_run_id=champion_run_id,
         seconds=seconds,
         spared_s=spared_s,
+        peak_bytes=max((run.metrics.get("peak_memory_bytes", 0.0) for run in done), default=0.0),
+        predicted=predicted,
     )
+
+
+def _predicted(ready: Prepared, workspace: Workspace, *, isolated: bool) -> dict[str, float]:
+    known = remembered(workspace.prediction(space_digest(ready)))
+    names = {"seconds_isolated": "seconds"} if isolated else {"seconds": "seconds", "peak_bytes_per_worker": "peak_bytes"}
+    return {name: known[planned] for planned, name in names.items() if planned in known}
 
 
 def _search_id(ready: Prepared, tracker: Tracker, resume: bool) -> str:
@@ -147,21 +162,31 @@ def _tune(
     from pipelines.searcher import SpaceSearcher
 
     space = ready.space
-    done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
+    done = _final_metrics(tracker, _search_runs(tracker, space, search_id), space.metric)
+    store = ProgressStore(shared.members)
     searcher = SpaceSearcher(space, ready.facts, done, ready.picked)
     if len(done) >= space.num_trials:
         return 0.0
     searched = space.budget.scheduler != "pbt"  # Tune's PBT refuses searchers
+    cases, began_as = ([], {}) if searched else going_on(searcher.all(), store)
     with Board(title=f"search {search_id}", num_trials=space.num_trials) as board:
         recorder = Recorder(
-            tracker, parent, tags, board, ProgressStore(shared.members), crew.service, reasons=ready.reasons
+            tracker,
+            parent,
+            tags,
+            board,
+            store,
+            crew.service,
+            reasons=ready.reasons,
+            began_as=began_as,
+            spared=_tally(crew),
         )
         run_trials(
             crew,
             shared,
             recorder,
             "tune",
-            [] if searched else searcher.all(),
+            cases,
             num_samples=space.num_trials - len(done) if searched else 1,
             search_alg=searcher if searched else None,
             scheduler=make_scheduler(space),
@@ -187,8 +212,8 @@ def _train_finals(
     side_by_side = crew.group.layout.num_cohorts * len({trial.config_id for trial in trials})
     with Board(title=f"finals {search_id}", num_trials=len(trials)) as board:
         store = ProgressStore(shared.members)
-        recorder = Recorder(tracker, parent, tags, board, store, crew.service, kind="final")
-        cases = [tune_config(trial) for trial in trials]
+        recorder = Recorder(tracker, parent, tags, board, store, crew.service, kind="final", spared=_tally(crew))
+        cases = [tune_config(trial)["case"] for trial in trials]
         run_trials(crew, shared, recorder, "finals", cases, max_concurrent_trials=side_by_side)
     return float(recorder.spared.seconds)
 
@@ -197,6 +222,12 @@ def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[R
     return [run for run in tracker.runs(space.name) if run.search_id == search_id]
 
 
-def _final_metrics(runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
+def _tally(crew: Crew) -> Tally:
+    """Isolated trials would have a worker each, as many at a time as cohorts have workers."""
+    return Tally(side_by_side=crew.group.layout.num_cohorts * crew.group.layout.num_workers)
+
+
+def _final_metrics(tracker: Tracker, runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
+    """The metric of each trial that is over, by the id that it began with."""
     over = [run for run in runs if not run.final and run.outcome in ("completed", "stopped") and metric in run.metrics]
-    return {run.trial.trial_id: run.metrics[metric] for run in over}
+    return {tracker.run(run.run_id).data.tags["trial_id"]: run.metrics[metric] for run in over}

@@ -34,8 +34,12 @@ class Spared:
 
 @dataclass
 class Tally:
-    """What a search has spared so far, from its trials' reports: an estimate of what it would take more without."""
+    """What a search has spared so far, from its trials' reports: an estimate of what it would take more without.
 
+    `side_by_side` is how many trials' worker groups could start and run at a time if each had its own.
+    """
+
+    side_by_side: int = 1
     last: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     trials: dict[str, set[str]] = field(default_factory=dict)
 
@@ -47,9 +51,9 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Blocks not run, and for every trial but the first of a cohort a start of its workers."""
+        """Blocks not run, and for every trial but the first of a cohort its part of a start of workers."""
         starts = {cohort: report[START] * (len(self.trials[cohort]) - 1) for cohort, report in self.last.items()}
-        return float(sum(self.last[cohort][BLOCKS] + start_s for cohort, start_s in starts.items()))
+        return float(sum(self.last[cohort][BLOCKS] + start_s / self.side_by_side for cohort, start_s in starts.items()))
 
 
 def _block_s(backbone: "Backbone", loader: "Loader") -> float:

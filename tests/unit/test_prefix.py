@@ -387,6 +387,15 @@ def test_all_methods_together_read_what_each_reads() -> None:
         torch.testing.assert_close(mine, features(who, backbone().normalise(pixels)), rtol=0, atol=1e-5)
 
 
+def test_a_second_search_starts_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, plain = members(*READS_NO_IMAGES), members(*READS_NO_IMAGES)
+    losses = trained(first, useful(tmp_path, *READS_NO_IMAGES))
+    monkeypatch.setattr(Loader, "_decode", refuse)
+    again = trained(plain, useful(tmp_path, *READS_NO_IMAGES))
+    torch.testing.assert_close(again, losses, rtol=0, atol=1e-6)
+    assert_same(plain, first)
+
+
 # What is worth its bytes
 
 
@@ -441,6 +450,33 @@ def test_what_is_chosen_fits_within_the_budget_to_the_byte(tmp_path: Path) -> No
 def test_where_nothing_fits_or_is_read_nothing_is_useful(names: list[str], budget: int, tmp_path: Path) -> None:
     assert prefix(tmp_path).useful(backbone(), members(*names), budget) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def held(cache: Prefix) -> set[int]:
+    return {depth for (depth, _), entry in cache._entries.items() if entry is not None}
+
+
+def test_states_that_nobody_reads_any_more_make_room_for_others(tmp_path: Path) -> None:
+    budget = num_bytes(tmp_path / "measured", [3])
+    ours, theirs = (prefix(tmp_path / "used", budget=budget) for _ in range(2))
+    early, late = members("two last adapters"), members("last adapter")
+    assert ours.useful(backbone(), late, budget) is not None and held(ours) == {3}
+    assert theirs.useful(backbone(), early, budget) is None and held(theirs) == set(), "what is read stays"
+    ours.release(backbone(), late)
+    assert held(ours) == {3}
+    ours.release(backbone(), members("all adapters", "full"))
+    assert held(ours) == set()
+    theirs.release(backbone(), early)
+    found = theirs.useful(backbone(), early, budget)
+    assert found is not None and found.depths == [2] and held(theirs) == {2}
+
+
+def test_where_not_all_views_have_room_none_is_held(tmp_path: Path) -> None:
+    budget = num_bytes(tmp_path / "measured", [3])
+    ours = prefix(tmp_path / "used", budget=budget - 1)
+    assert ours.useful(backbone(), members("last adapter"), PLENTY) is None
+    assert held(ours) == set()
+    assert ours.useful(backbone(), members("linear"), PLENTY) is not None, "and others may have it"
 
 
 # Views
