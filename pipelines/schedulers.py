@@ -65,7 +65,7 @@ def _explored(low: float, high: float, config: dict[str, Any]) -> dict[str, Any]
 def going_on(
     cases: Sequence[Mapping[str, Any]], store: ProgressStore
 ) -> tuple[list[Mapping[str, Any]], dict[str, TrialConfig]]:
-    """A population's cases, those that others were copied into as copies; and what these began as, by the copies' ids."""
+    """A population's cases after an interruption: copies where others were copied; and what began as these, by id."""
     found = [(case, store.became(case["id"]) or case) for case in cases]
     began_as = {now["id"]: TrialConfig.from_dict(case["trial"]) for case, now in found if now is not case}
     return [now for _, now in found], began_as

@@ -28,8 +28,8 @@ from search_spaces.space import SearchSpace
 class Finished:
     """What a search gives back.
 
-    `predicted` is what was planned of it: `seconds`, and `peak_bytes` of a worker; empty if nobody asked. `peak_bytes` is
-    the most that a worker had.
+    `predicted` is what was planned of it: `seconds`, and `peak_bytes` of a worker; empty if nobody asked. `peak_bytes`
+    is the most that a worker had.
     """
 
     search_id: str
@@ -97,9 +97,11 @@ def run_search(
 
 
 def _predicted(ready: Prepared, workspace: Workspace, *, isolated: bool) -> dict[str, float]:
+    """What was planned of this search; of isolated trials' memory nothing is."""
     known = remembered(workspace.prediction(space_digest(ready)))
-    names = {"seconds_isolated": "seconds"} if isolated else {"seconds": "seconds", "peak_bytes_per_worker": "peak_bytes"}
-    return {name: known[planned] for planned, name in names.items() if planned in known}
+    together = {"seconds": "seconds", "peak_bytes": "peak_bytes_per_worker"}
+    names = {"seconds": "seconds_isolated"} if isolated else together
+    return {name: known[planned] for name, planned in names.items() if planned in known}
 
 
 def _search_id(ready: Prepared, tracker: Tracker, resume: bool) -> str:

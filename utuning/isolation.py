@@ -7,7 +7,7 @@ import torch
 
 Work = Callable[[Sequence[int]], None]
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "alloc_failed")
-"""What errors of allocators and of libraries below torch say in some case of letters; they have no class of their own."""
+"""What allocators and libraries below torch say, in letters of any case; their errors have no class of their own."""
 
 
 class Isolation:
