@@ -12,6 +12,8 @@ from rich.text import Text
 ROWS_SHOWN = 16
 WAITING = ("workers start; then all members of a cohort train an epoch together",)
 BAR_WIDTH = 20
+OTHERS_WIDTH = 42
+"""Of a line: what stands beside the name, up to epoch 999/1000."""
 MARKS = {"running": "·", "completed": "✓", "stopped": "■", "failed": "✗"}
 STYLES = {"running": "cyan", "completed": "green", "stopped": "yellow", "failed": "red"}
 
@@ -78,14 +80,14 @@ class Board:
 
     def _table(self, lines: list[TrialLine], best: float | None) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("trial", no_wrap=True, overflow="ellipsis")
-        for name in ("", "epoch", "val"):
-            table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        for name in ("trial", "", "epoch", "val"):
+            table.add_column(name, justify="right" if name in ("epoch", "val") else "left")
         for line in lines:
             bar = ProgressBar(
                 total=line.num_epochs, completed=line.epoch, width=BAR_WIDTH, complete_style=STYLES[line.state]
             )
             val = Text("" if line.val is None else f"{line.val:.1%}", style="bold" if line.val == best else "")
             name = Text(f"{MARKS[line.state]} {line.name}", style=STYLES[line.state])
+            name.truncate(self.console.width - OTHERS_WIDTH, overflow="ellipsis")
             table.add_row(name, bar, f"{line.epoch}/{line.num_epochs}", val)
         return table
