@@ -104,16 +104,16 @@ def show_finished(finished: Finished, workspace: Workspace, ready: Prepared, con
     console.print(leaderboard_table(finished.rows))
     verb = "promoted" if finished.decision.promote else "champion kept"
     console.print(f"{verb}: {finished.decision.reason}", highlight=False)
-    for line in measured(finished, name):
+    for line in measured(finished):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"next: utuning leaderboard {name}   |   utuning pull {name} --to DIR", highlight=False)
     console.print(f"      {ui_command(workspace)}", highlight=False, soft_wrap=True)
 
 
-def measured(finished: Finished, space_name: str) -> list[str]:
+def measured(finished: Finished) -> list[str]:
     """What a search took, beside what was predicted."""
     predicted = finished.predicted
-    said = f"predicted {predicted['seconds']:.0f} s" if predicted else f"`utuning plan {space_name}` would predict it"
+    said = f"predicted {predicted['seconds']:.0f} s" if predicted else "`utuning plan` would predict it"
     lines = [f"search {finished.search_id} took {finished.seconds:.0f} s; {said}"]
     if finished.peak_bytes:
         planned = f"; predicted {_gb(predicted['peak_bytes'])} GB" if "peak_bytes" in predicted else ""

@@ -81,14 +81,14 @@ def finished(**values: Any) -> Finished:
 
 
 def test_after_a_search_stands_what_was_measured_beside_what_was_predicted() -> None:
-    assert measured(finished(predicted={"seconds": 98.0, "peak_bytes": 1.5e9}, spared_s=40.0), "demo") == [
+    assert measured(finished(predicted={"seconds": 98.0, "peak_bytes": 1.5e9}, spared_s=40.0)) == [
         "search s took 119 s; predicted 98 s",
         "a worker had 1.1 GB of memory at most; predicted 1.5 GB",
         "cohorts spared about 40 s",
     ]
-    assert measured(finished(predicted={"seconds": 98.0}), "demo")[1:] == ["a worker had 1.1 GB of memory at most"]
-    assert measured(finished(peak_bytes=0.0), "demo") == [
-        "search s took 119 s; `utuning plan demo` would predict it"
+    assert measured(finished(predicted={"seconds": 98.0}))[1:] == ["a worker had 1.1 GB of memory at most"]
+    assert measured(finished(peak_bytes=0.0)) == [
+        "search s took 119 s; `utuning plan` would predict it"
     ]
 
 
