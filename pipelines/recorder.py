@@ -134,6 +134,5 @@ def at_work(result: Mapping[str, Any], spared_s: float) -> tuple[str, ...]:
     return (
         f"cohort: {members} member{'s' * (members != 1)}, {result['cohort_images_per_s']:,.0f} images/s in all, "
         f"{result['input_wait']:.0%} of the time waiting for images",
-        f"shared: {result[SHARE]:.0%} of the frozen blocks' work; "
-        f"with starts of workers about {spared_s:.0f} s saved",
+        f"shared: {result[SHARE]:.0%} of the frozen blocks' work; with starts of workers about {spared_s:.0f} s saved",
     )

@@ -94,9 +94,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(
-    request: pytest.FixtureRequest, tmp_path: Path, embedded: Tracker, monkeypatch: pytest.MonkeyPatch
-) -> Scene:
+def scene(request: pytest.FixtureRequest, tmp_path: Path, embedded: Tracker, monkeypatch: pytest.MonkeyPatch) -> Scene:
     scheduler, searcher = request.param
     name = f"tuned-{scheduler}-{searcher}"
     values = {

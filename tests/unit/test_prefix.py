@@ -387,15 +387,6 @@ def test_all_methods_together_read_what_each_reads() -> None:
         torch.testing.assert_close(mine, features(who, backbone().normalise(pixels)), rtol=0, atol=1e-5)
 
 
-def test_a_second_search_starts_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, plain = members(*READS_NO_IMAGES), members(*READS_NO_IMAGES)
-    losses = trained(first, useful(tmp_path, *READS_NO_IMAGES))
-    monkeypatch.setattr(Loader, "_decode", refuse)
-    again = trained(plain, useful(tmp_path, *READS_NO_IMAGES))
-    torch.testing.assert_close(again, losses, rtol=0, atol=1e-6)
-    assert_same(plain, first)
-
-
 # What is worth its bytes
 
 

@@ -87,9 +87,7 @@ def test_after_a_search_stands_what_was_measured_beside_what_was_predicted() -> 
         "cohorts spared about 40 s",
     ]
     assert measured(finished(predicted={"seconds": 98.0}))[1:] == ["a worker had 1.1 GB of memory at most"]
-    assert measured(finished(peak_bytes=0.0)) == [
-        "search s took 119 s; `utuning plan` would predict it"
-    ]
+    assert measured(finished(peak_bytes=0.0)) == ["search s took 119 s; `utuning plan` would predict it"]
 
 
 def test_doctor_says_a_torchvision_mismatch_in_words() -> None:
