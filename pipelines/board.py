@@ -87,7 +87,7 @@ class Board:
                 total=line.num_epochs, completed=line.epoch, width=BAR_WIDTH, complete_style=STYLES[line.state]
             )
             val = Text("" if line.val is None else f"{line.val:.1%}", style="bold" if line.val == best else "")
-            name = Text(f"{MARKS[line.state]} {line.name}", style=STYLES[line.state])
-            name.truncate(self.console.width - OTHERS_WIDTH, overflow="ellipsis")
-            table.add_row(name, bar, f"{line.epoch}/{line.num_epochs}", val)
+            trial = Text(f"{MARKS[line.state]} {line.name}", style=STYLES[line.state])
+            trial.truncate(self.console.width - OTHERS_WIDTH, overflow="ellipsis")
+            table.add_row(trial, bar, f"{line.epoch}/{line.num_epochs}", val)
         return table
