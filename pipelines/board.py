@@ -10,6 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 ROWS_SHOWN = 16
+WAITING = ("workers start; then all members of a cohort train an epoch together",)
+BAR_WIDTH = 20
+OTHERS_WIDTH = 42
+"""Of a line: what stands beside the name, up to epoch 999/1000."""
+MARKS = {"running": "·", "completed": "✓", "stopped": "■", "failed": "✗"}
 STYLES = {"running": "cyan", "completed": "green", "stopped": "yellow", "failed": "red"}
 
 
@@ -33,7 +38,7 @@ class Board:
     console: Console = field(default_factory=lambda: Console(stderr=True))
     lines: dict[str, TrialLine] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
-    work: str = ""
+    work: tuple[str, ...] = WAITING
     _live: Live | None = None
 
     def __enter__(self) -> "Board":
@@ -50,8 +55,8 @@ class Board:
         """A trial begins, or begins again."""
         self.lines[trial_id] = TrialLine(name, num_epochs)
 
-    def epoch(self, trial_id: str, epoch: int, val: float | None, work: str = "") -> None:
-        """A trial has finished an epoch; `work` says in words how its cohort is doing."""
+    def epoch(self, trial_id: str, epoch: int, val: float | None, work: tuple[str, ...] = ()) -> None:
+        """A trial has finished an epoch; `work` says in words, a line each, how its cohort is doing."""
         line = self.lines[trial_id]
         line.epoch, line.val = epoch, val
         self.work = work
@@ -70,14 +75,19 @@ class Board:
         running = [line for line in lines if line.state == "running"]
         over = [line for line in lines if line.state != "running"]
         shown = [*over, *running][-ROWS_SHOWN:]
-        return Group(head, *([Text(self.work)] if self.work else []), self._table(shown))
+        words = (Text(line, no_wrap=True, overflow="ellipsis") for line in self.work)
+        return Group(head, *words, self._table(shown, best))
 
-    def _table(self, lines: list[TrialLine]) -> Table:
+    def _table(self, lines: list[TrialLine], best: float | None) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for name in ("trial", "", "epoch", "val"):
             table.add_column(name, justify="right" if name in ("epoch", "val") else "left")
         for line in lines:
-            bar = ProgressBar(total=line.num_epochs, completed=line.epoch, width=20, complete_style=STYLES[line.state])
-            val = "" if line.val is None else f"{line.val:.1%}"
-            table.add_row(Text(line.name, style=STYLES[line.state]), bar, f"{line.epoch}/{line.num_epochs}", val)
+            bar = ProgressBar(
+                total=line.num_epochs, completed=line.epoch, width=BAR_WIDTH, complete_style=STYLES[line.state]
+            )
+            val = Text("" if line.val is None else f"{line.val:.1%}", style="bold" if line.val == best else "")
+            trial = Text(f"{MARKS[line.state]} {line.name}", style=STYLES[line.state])
+            trial.truncate(self.console.width - OTHERS_WIDTH, overflow="ellipsis")
+            table.add_row(trial, bar, f"{line.epoch}/{line.num_epochs}", val)
         return table

@@ -214,9 +214,9 @@ def _images_per_s(clock: Clock, plan: Plan) -> float:
 
 
 def remember(found: Forecast, file: Path) -> None:
-    """Keep what the search itself asks for: the predicted seconds, and how many members fit."""
+    """Keep what the search itself asks for: how many members fit, and what its report compares with the measured."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = ("seconds", "seconds_isolated", "members_per_cohort")
+    kept = ("seconds", "seconds_isolated", "members_per_cohort", "peak_bytes_per_worker")
     file.write_text(json.dumps({name: getattr(found, name) for name in kept}))
 
 

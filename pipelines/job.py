@@ -90,6 +90,8 @@ class CohortJob:
                 self.seated[seat] = self._restored(wanted[seat])
             except Exception as error:
                 failed[seat] = {ERROR: describe(error)}
+        for prefix in self.prefixes.values():
+            prefix.release(self.backbone, [seated.member for seated in self.seated.values()])
         return failed
 
     def _restored(self, joining: Joining) -> Seated:
@@ -116,7 +118,7 @@ class CohortJob:
                 if error:
                     reports[seat] = {ERROR: error}
         living = [seat for seat in seats if seat not in reports]
-        scores = self._evaluate(living)
+        scores, reasons = self._evaluate(living)
         work = {
             COHORT: self.work.cohort,
             GROUP: self.worker.group,
@@ -131,7 +133,7 @@ class CohortJob:
         logits = self._probed(whole)
         for seat, score in zip(living, scores, strict=True):
             if seat not in whole:
-                reports[seat] = {ERROR: "it cannot be evaluated"}
+                reports[seat] = {ERROR: f"it cannot be evaluated: {reasons.get(seat, 'its scores are no numbers')}"}
                 continue
             try:
                 reports[seat] = self._report(seat, losses[seat], score, logits.get(seat)) | work
@@ -159,14 +161,14 @@ class CohortJob:
             outcome.append((seat, loss, error))
         return outcome
 
-    def _evaluate(self, seats: Sequence[str]) -> Sequence[Score | None]:
-        """Each seat's score on val; None where val is trained on."""
+    def _evaluate(self, seats: Sequence[str]) -> tuple[Sequence[Score | None], dict[str, str]]:
+        """Each seat's score on val, None where val is trained on; and why those have none that failed."""
         if not seats or "val" not in self.loaders:
-            return [None] * len(seats)
+            return [None] * len(seats), {}
         cohort = self._cohort(seats)
         scores = cohort.evaluate(self.loaders["val"].epoch(0, self._useful("val", cohort.members)))
         self.spared.add(cohort.sharing)
-        return scores
+        return scores, {seats[place]: reason for place, reason in cohort.failures.items()}
 
     def _probed(self, seats: Sequence[str]) -> dict[str, torch.Tensor]:
         """What the bundles' probe images give: for all members in one pass, where they are saved."""

@@ -17,6 +17,7 @@ PROGRESS = "progress.json"
 PATH = "checkpoint_path"
 """The metric that says where an epoch's files lie."""
 KEPT = 2
+PINNED, COPY = "pinned", "copy.json"
 
 
 class ProgressStore:
@@ -29,11 +30,14 @@ class ProgressStore:
 
     def latest(self, member_id: str) -> dict[str, Any] | None:
         """What was reported of the last whole epoch of a member."""
-        reports = (self._report(path) for path in reversed(self._epochs(member_id)))
+        reports = (self._json(f"{path}/{PROGRESS}") for path in reversed(self._epochs(member_id)))
         return next((report for report in reports if report is not None), None)
 
     def save(self, member_id: str, epoch: int, folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a folder's files as a member's epoch, and forget all but the last ones; says in the report where."""
+        """Keep a folder's files as a member's epoch, and forget all but the last and the pinned ones.
+
+        Says in the report where they lie.
+        """
         name = f"epoch-{epoch:05d}"
         path = f"{self._root}/{member_id}/{name}"
         # A killed writer's files, and those of epochs that this one comes before again, would count as its own.
@@ -46,8 +50,24 @@ class ProgressStore:
         with self._fs.open_output_stream(f"{path}/{PROGRESS}") as file:
             file.write(json.dumps(report).encode())
         for old in self._epochs(member_id)[:-KEPT]:
-            self._fs.delete_dir(old)
+            if self._fs.get_file_info(f"{old}/{PINNED}").type == fs.FileType.NotFound:
+                self._fs.delete_dir(old)
         return report
+
+    def pin(self, path: str) -> None:
+        """Keep a saved epoch, however many come after it: another member may begin with it."""
+        with self._fs.open_output_stream(f"{path}/{PINNED}") as file:
+            file.write(b"")
+
+    def become(self, member_id: str, case: Mapping[str, Any]) -> None:
+        """Remember what a member goes on as, now that a population has copied another into it."""
+        self._fs.create_dir(f"{self._root}/{member_id}")
+        with self._fs.open_output_stream(f"{self._root}/{member_id}/{COPY}") as file:
+            file.write(json.dumps(case).encode())
+
+    def became(self, member_id: str) -> dict[str, Any] | None:
+        """What a member went on as; None if it is still what it began as."""
+        return self._json(f"{self._root}/{member_id}/{COPY}")
 
     @contextmanager
     def open(self, path: str) -> Iterator[Path]:
@@ -63,10 +83,10 @@ class ProgressStore:
         found = self._fs.get_file_info(fs.FileSelector(f"{self._root}/{member_id}", allow_not_found=True))
         return sorted(info.path for info in found if info.type == fs.FileType.Directory)
 
-    def _report(self, path: str) -> dict[str, Any] | None:
+    def _json(self, path: str) -> dict[str, Any] | None:
         try:
-            with self._fs.open_input_stream(f"{path}/{PROGRESS}") as file:
-                report: dict[str, Any] = json.loads(file.read())
+            with self._fs.open_input_stream(path) as file:
+                found: dict[str, Any] = json.loads(file.read())
         except (OSError, ValueError):
             return None
-        return report
+        return found

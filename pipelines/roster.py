@@ -17,6 +17,8 @@ Report = dict[str, Any]
 ERROR = "error"
 """What a report holds in place of metrics if its member has failed."""
 ENDED = "the cohort has ended"
+LEFT = "it left its cohort"
+"""What those are told who still ask when their seat is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +84,17 @@ class Roster:
     async def next_epoch(self, joining: Joining, known: int | None = None) -> Report:
         """Ask for one more epoch, taking a seat first if there is none; returns its report.
 
-        Who knows of fewer epochs than were reported has lost a report, and gets that one again.
+        Who knows of fewer epochs than were reported has lost a report, and gets that one again. Who comes as another
+        member than the one that has the seat, takes its place.
 
         Raises:
             RuntimeError: the cohort is over, or its workers have failed.
         """
         if self.closed:
             raise RuntimeError(ENDED)
+        held = self._seats.get(joining.seat)
+        if held is not None and held.joining.member_id != joining.member_id:
+            await self.leave(joining.seat)
         self.sit(joining)
         seat = self._seats[joining.seat]
         if known is not None and seat.last is not None and seat.last["epoch"] > known:
@@ -131,7 +137,7 @@ class Roster:
         left = self._seats.pop(seat, None)
         if left is not None:
             if left.asking is not None and not left.asking.done():
-                left.asking.set_result({ERROR: "it left its cohort"})
+                left.asking.set_result({ERROR: LEFT})
             self._last_change = self.clock()
             await self._notify()
 

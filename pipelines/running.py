@@ -23,14 +23,14 @@ def run_trials(crew: Crew, shared: Shared, recorder: Recorder, name: str, cases:
         shared: what all trials share.
         recorder: is told of every epoch.
         name: Tune's folder in the search's.
-        cases: the trials' configurations, unless a searcher suggests them.
+        cases: the trials' cases as `tune_config` gives them, unless a searcher suggests them.
         options: those of `tune.TuneConfig`.
     """
     trainable = tune.with_parameters(Trial, service=crew.service, shared=shared)
     concurrent = crew.group.layout.num_cohorts * shared.max_members
     tune.Tuner(
         tune.with_resources(trainable, {"memory": TRIAL_MEMORY}),
-        param_space={"case": tune.grid_search([each["case"] for each in cases])} if cases else {},
+        param_space={"case": tune.grid_search(cases)} if cases else {},
         tune_config=tune.TuneConfig(
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["case"]["name"],

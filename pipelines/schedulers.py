@@ -1,9 +1,11 @@
 """Tune's schedulers, as a space's budget names them."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from pipelines.progress import ProgressStore
 from search_spaces.space import Facts, SearchSpace
 from utuning.configs import TrialConfig
 
@@ -58,6 +60,15 @@ def _explored(low: float, high: float, config: dict[str, Any]) -> dict[str, Any]
     case["trial"]["train"]["lr"] = min(high, max(low, case["trial"]["train"]["lr"]))
     case["id"] = f"{case['id'].partition('-')[0]}-{uuid4().hex[:8]}"
     return config
+
+
+def going_on(
+    cases: Sequence[Mapping[str, Any]], store: ProgressStore
+) -> tuple[list[Mapping[str, Any]], dict[str, TrialConfig]]:
+    """A population's cases after an interruption: copies where others were copied; and what began as these, by id."""
+    found = [(case, store.became(case["id"]) or case) for case in cases]
+    began_as = {now["id"]: TrialConfig.from_dict(case["trial"]) for case, now in found if now is not case}
+    return [now for _, now in found], began_as
 
 
 def _trials(space: SearchSpace) -> list[TrialConfig]:

@@ -1,7 +1,7 @@
 """A search from its space to its champion: prepare, plan, tune, measure, promote."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
 from pipelines.promotion import Decision
 from pipelines.run_records import RunRecord
-from pipelines.schedulers import make_scheduler
+from pipelines.schedulers import going_on, make_scheduler
 from pipelines.search_memory import remember_data, remember_start
 from pipelines.spared import Tally
 from pipelines.tracking import Tracker
@@ -27,7 +27,11 @@ from search_spaces.space import SearchSpace
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What a search gives back."""
+    """What a search gives back.
+
+    `predicted` is what was planned of it: `seconds`, and `peak_bytes` of a worker; empty if nobody asked. `peak_bytes`
+    is the most that a worker had.
+    """
 
     search_id: str
     rows: Sequence[Row]
@@ -35,6 +39,8 @@ class Finished:
     champion_run_id: str
     seconds: float
     spared: Tally
+    peak_bytes: float
+    predicted: Mapping[str, float]
 
 
 def run_search(
@@ -60,7 +66,7 @@ def run_search(
 
     parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
     remember_start(tracker, parent, ready.warm)
-    shared, spared = _share(ready, crew, workspace, search_id), Tally()
+    shared, spared = _share(ready, crew, workspace, search_id), _tally(crew)
     try:
         _tune(ready, crew, shared, tracker, parent, tags, search_id, spared)
         _train_finals(ready, crew, shared, tracker, parent, tags, search_id, spared)
@@ -75,9 +81,10 @@ def run_search(
         tracker.finish_search(parent, "KILLED", {}, {})
         raise
     found = rows(tracker.runs(ready.space.name), champion_run_id=champion_run_id, search_id=search_id)
-    seconds = time.monotonic() - crew.begun
-    measured = {"search_time_s": seconds, "spared_time_s": spared.seconds, "spared_groups": float(spared.groups)}
-    tracker.finish_search(parent, "FINISHED", measured, {"outcome": "completed"})
+    seconds, predicted = time.monotonic() - crew.begun, _predicted(ready, workspace, isolated=crew.isolated)
+    planned = {f"predicted_{name}": value for name, value in predicted.items()}
+    metrics = {"spared_time_s": spared.seconds, "spared_groups": float(spared.groups), **planned}
+    tracker.finish_search(parent, "FINISHED", {"search_time_s": seconds, **metrics}, {"outcome": "completed"})
     return Finished(
         search_id=search_id,
         rows=found,
@@ -85,7 +92,17 @@ def run_search(
         champion_run_id=champion_run_id,
         seconds=seconds,
         spared=spared,
+        peak_bytes=max((run.metrics.get("peak_memory_bytes", 0.0) for run in done), default=0.0),
+        predicted=predicted,
     )
+
+
+def _predicted(ready: Prepared, workspace: Workspace, *, isolated: bool) -> dict[str, float]:
+    """What was planned of this search; of isolated trials' memory nothing is."""
+    known = remembered(workspace.prediction(space_digest(ready)))
+    together = {"seconds": "seconds", "peak_bytes": "peak_bytes_per_worker"}
+    names = {"seconds": "seconds_isolated"} if isolated else together
+    return {name: known[planned] for name, planned in names.items() if planned in known}
 
 
 def _search_id(ready: Prepared, tracker: Tracker, resume: bool) -> str:
@@ -155,20 +172,31 @@ def _tune(
     from pipelines.searcher import SpaceSearcher
 
     space = ready.space
-    done = _final_metrics(_search_runs(tracker, space, search_id), space.metric)
+    done = _final_metrics(tracker, _search_runs(tracker, space, search_id), space.metric)
+    store = ProgressStore(shared.members)
     searcher = SpaceSearcher(space, ready.facts, done, ready.picked)
     if len(done) >= space.num_trials:
         return
     searched = space.budget.scheduler != "pbt"  # Tune's PBT refuses searchers
+    cases, began_as = ([], {}) if searched else going_on(searcher.all(), store)
     with Board(title=f"search {search_id}", num_trials=space.num_trials) as board:
-        store = ProgressStore(shared.members)
-        recorder = Recorder(tracker, parent, tags, board, store, crew.service, spared=spared, reasons=ready.reasons)
+        recorder = Recorder(
+            tracker,
+            parent,
+            tags,
+            board,
+            store,
+            crew.service,
+            spared=spared,
+            reasons=ready.reasons,
+            began_as=began_as,
+        )
         run_trials(
             crew,
             shared,
             recorder,
             "tune",
-            [] if searched else searcher.all(),
+            cases,
             num_samples=space.num_trials - len(done) if searched else 1,
             search_alg=searcher if searched else None,
             scheduler=make_scheduler(space),
@@ -201,7 +229,7 @@ def _train_finals(
     with Board(title=f"finals {search_id}", num_trials=len(trials)) as board:
         store = ProgressStore(shared.members)
         recorder = Recorder(tracker, parent, tags, board, store, crew.service, spared=spared, kind="final")
-        cases = [tune_config(trial) for trial in trials]
+        cases = [tune_config(trial)["case"] for trial in trials]
         run_trials(crew, shared, recorder, "finals", cases, max_concurrent_trials=side_by_side)
 
 
@@ -209,6 +237,12 @@ def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[R
     return [run for run in tracker.runs(space.name) if run.search_id == search_id]
 
 
-def _final_metrics(runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
+def _tally(crew: Crew) -> Tally:
+    """Isolated trials would have a worker each, as many at a time as cohorts have workers."""
+    return Tally(side_by_side=crew.group.layout.num_cohorts * crew.group.layout.num_workers)
+
+
+def _final_metrics(tracker: Tracker, runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
+    """The metric of each trial that is over, by the id that it began with."""
     over = [run for run in runs if not run.final and run.outcome in ("completed", "stopped") and metric in run.metrics]
-    return {run.trial.trial_id: run.metrics[metric] for run in over}
+    return {tracker.run(run.run_id).data.tags["trial_id"]: run.metrics[metric] for run in over}

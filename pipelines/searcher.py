@@ -49,8 +49,8 @@ class SpaceSearcher(Searcher):  # type: ignore[misc]
         return tune_config(trial)
 
     def all(self) -> list[dict[str, Any]]:
-        """Everything that a random search has left, for a scheduler that takes no searcher."""
-        return [tune_config(trial) for trial in self._queue]
+        """The cases of all that a random search has left, for a scheduler that takes no searcher."""
+        return [tune_config(trial)["case"] for trial in self._queue]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn a trial's final metric."""

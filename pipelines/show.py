@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.ahead import Ahead
-from pipelines.forecast import Forecast, remembered
-from pipelines.plan import Prepared, planned_trials, space_digest
+from pipelines.forecast import Forecast
+from pipelines.plan import Prepared, planned_trials
 from pipelines.render import table as leaderboard_table
 from pipelines.search import Finished
 from pipelines.workspace import Workspace
@@ -104,13 +104,24 @@ def show_finished(finished: Finished, workspace: Workspace, ready: Prepared, con
     console.print(leaderboard_table(finished.rows))
     verb = "promoted" if finished.decision.promote else "champion kept"
     console.print(f"{verb}: {finished.decision.reason}", highlight=False)
-    predicted = remembered(workspace.prediction(space_digest(ready)))
-    before = f"; the plan predicted {predicted['seconds']:.0f} s" if predicted else ""
-    spared, groups = finished.spared, _count(finished.spared.groups, "worker group")
-    less = f", about {spared.seconds:.0f} s spared by cohorts ({groups} not started)" if spared.seconds >= 1 else ""
-    console.print(f"search {finished.search_id} took {finished.seconds:.0f} s{less}{before}", highlight=False)
+    for line in measured(finished):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"next: utuning leaderboard {name}   |   utuning pull {name} --to DIR", highlight=False)
     console.print(f"      {ui_command(workspace)}", highlight=False, soft_wrap=True)
+
+
+def measured(finished: Finished) -> list[str]:
+    """What a search took, beside what was predicted."""
+    predicted = finished.predicted
+    said = f"predicted {predicted['seconds']:.0f} s" if predicted else "`utuning plan` would predict it"
+    lines = [f"search {finished.search_id} took {finished.seconds:.0f} s; {said}"]
+    if finished.peak_bytes:
+        planned = f"; predicted {_gb(predicted['peak_bytes'])} GB" if "peak_bytes" in predicted else ""
+        lines.append(f"a worker had {_gb(finished.peak_bytes)} GB of memory at most{planned}")
+    if (spared := finished.spared).seconds >= 1:
+        groups = _count(spared.groups, "worker group")
+        lines.append(f"cohorts spared about {spared.seconds:.0f} s ({groups} not started)")
+    return lines
 
 
 def ui_command(workspace: Workspace) -> str:

@@ -34,8 +34,12 @@ class Spared:
 
 @dataclass
 class Tally:
-    """What a search has spared so far, from its trials' reports: an estimate of what it would take more without."""
+    """What a search has spared so far, from its trials' reports: an estimate of what it would take more without.
 
+    `side_by_side` is how many trials' worker groups could start and run at a time if each had its own.
+    """
+
+    side_by_side: int = 1
     last: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     trials: dict[str, set[str]] = field(default_factory=dict)
     starts: dict[str, float] = field(default_factory=dict)
@@ -54,9 +58,10 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Blocks not run, and groups not started."""
+        """Blocks not run, and for every trial but the first of a group its part of a start of workers."""
         blocks = sum(report[BLOCKS] for report in self.last.values())
-        return float(blocks + sum(self.starts[group] * (len(trials) - 1) for group, trials in self.trials.items()))
+        starts = sum(self.starts[group] * (len(trials) - 1) for group, trials in self.trials.items())
+        return float(blocks + starts / self.side_by_side)
 
 
 def _block_s(backbone: "Backbone", loader: "Loader") -> float:

@@ -11,11 +11,11 @@ import ray
 from ray import tune
 from ray.exceptions import ActorUnavailableError, RayActorError
 
-from pipelines.progress import PATH
-from pipelines.roster import ERROR
+from pipelines.progress import PATH, ProgressStore
+from pipelines.roster import ERROR, LEFT
 from pipelines.shared import Shared
 
-SAVED = "member.json"
+SAVED, EPOCH = "member.json", "epoch"
 PATIENCE_S = 1.0
 WORST = {"val/accuracy": 0.0, "val/loss": math.inf}
 """What schedulers are told of a member that has failed."""
@@ -51,9 +51,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 # Its calls run side by side: the next one must not come first.
                 ray.get(self._service.open.remote(self._shared))
                 report: dict[str, Any] = ray.get(self._service.next_epoch.remote(*values))
-                return report
             except ActorUnavailableError:
                 time.sleep(PATIENCE_S)
+                continue
+            # A process that had this trial before it was paused has given up the seat: it is taken again.
+            if report.get(ERROR) != LEFT:
+                return report
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial, or this one with other settings, without a new process."""
@@ -62,17 +65,26 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Say where the member's last epoch lies."""
-        (Path(checkpoint_dir) / SAVED).write_text(json.dumps({PATH: self._path}))
+        """Say where the member's last epoch lies, and keep it there: others may be told to go on from it."""
+        if self._path is not None:
+            self._store.pin(self._path)
+        (Path(checkpoint_dir) / SAVED).write_text(json.dumps({PATH: self._path, EPOCH: self._epoch}))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from the epoch of a member, this one's or another's."""
-        self._start = json.loads((Path(checkpoint) / SAVED).read_text())[PATH]
+        """Go on from the epoch of a member, this one's or another's, unless this one has saved a later one since."""
+        saved = json.loads((Path(checkpoint) / SAVED).read_text())
+        own = self._store.latest(self._config["id"])
+        self._path, self._epoch = saved[PATH], saved[EPOCH]
+        self._start = saved[PATH] if own is None or own[EPOCH] < saved[EPOCH] else None
 
     def cleanup(self) -> None:
         """Give the seat up."""
         with suppress(RayActorError):  # a service that was lost knows of no seats
             ray.get(self._service.leave.remote(self._seat))
+
+    @property
+    def _store(self) -> ProgressStore:
+        return ProgressStore(self._shared.members)
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._config, self._seat = config["case"], str(self.trial_id)

@@ -19,7 +19,7 @@ from utuning.batch import Batch
 from utuning.configs import Precision
 from utuning.data.prefetch import timed
 from utuning.errors import ConfigError
-from utuning.isolation import Isolation
+from utuning.isolation import Isolation, describe
 from utuning.member import Member
 from utuning.precision import autocast
 from utuning.streams import run_shared, shared_rows
@@ -96,6 +96,7 @@ class Cohort:
         self._reduce = reduce
         self._worker, self._num_workers = worker, num_workers
         self.isolation = Isolation(len(self.members), num_groups)
+        self._agreed = list(self._all())  # who lives, as far as all workers know
         self.sharing = Sharing()
         self.input_wait_s = 0.0
         self._autocast = partial(autocast, self.device, precision)
@@ -123,11 +124,12 @@ class Cohort:
             torch.autograd.backward(losses_G.sum(), scale)
             losses_K[list(places)] = losses_G.detach()
 
-        places = self._living()
         self.isolation.run(work, self._drop_gradients)
-        mean_K = losses_K / count.clamp(min=1) if self._num_workers == 1 else self._reduce_all(places, losses_K, count)
+        mean_K = losses_K / count.clamp(min=1) if self._num_workers == 1 else self._reduce_all(losses_K, count)
         for place in self._living():
-            self.members[place].update()
+            self._update(place)
+        if self.failures:
+            mean_K[list(self.failures)] = torch.nan
         return mean_K
 
     def train_epoch(self, batches: Iterable[Batch], on_step: Callable[[int], None] = lambda step: None) -> list[float]:
@@ -138,6 +140,8 @@ class Cohort:
             total_K += self.step(batch)
             num_steps += 1
             on_step(num_steps)
+        if self._num_workers > 1:
+            self._agree()
         return [float(loss) for loss in total_K / max(1, num_steps)]
 
     @torch.no_grad()
@@ -151,13 +155,9 @@ class Cohort:
         count = torch.zeros(1, device=self.device, dtype=torch.float64)
         for batch in batches:
             batch = batch.to(self.device)
-
-            def work(places: Sequence[int], batch: Batch = batch) -> None:
-                for place, logits in zip(places, self._logits(places, batch), strict=True):
-                    sums_K2[place] += _tally(logits, batch)
-                    see(place, logits, batch)
-
-            self.isolation.run(work, lambda places: None)
+            for place, logits in self._answers(batch).items():
+                sums_K2[place] += _tally(logits, batch)
+                see(place, logits, batch)
             count += batch.weight.sum()
         sums_K2[list(self.failures)] = torch.nan
         everything = torch.cat([sums_K2.flatten(), count])
@@ -179,6 +179,24 @@ class Cohort:
         labels = torch.zeros(len(images_uint8), dtype=torch.int64)
         batch = Batch(images=images_uint8, labels=labels, weight=labels.float(), index=labels)
         return self._logits(self._all(), batch.to(self.device))
+
+    def _answers(self, batch: Batch) -> dict[int, Tensor]:
+        """Logits of all who live, by their places; who answered in an attempt that failed answers once all the same."""
+        answers: dict[int, Tensor] = {}
+
+        def work(places: Sequence[int]) -> None:
+            answers.update(zip(places, self._logits(places, batch), strict=True))
+
+        self.isolation.run(work, lambda places: None)
+        return {place: answers[place] for place in self._living()}
+
+    def _update(self, place: int) -> None:
+        """One optimiser's step; one that raises, be it for want of memory, stands between two steps: it has failed."""
+        try:
+            self.members[place].update()
+        except Exception as error:
+            self._drop_gradients([place])
+            self.isolation.fail(place, describe(error))
 
     def _losses(self, places: Sequence[int], batch: Batch) -> Tensor:
         """Summed losses of some members over a batch's real rows."""
@@ -227,29 +245,37 @@ class Cohort:
         for place in places:
             self.members[place].optimiser.zero_grad(set_to_none=True)
 
-    def _reduce_all(self, places: Sequence[int], losses_K: Tensor, count: Tensor) -> Tensor:
+    def _reduce_all(self, losses_K: Tensor, count: Tensor) -> Tensor:
         """Sum gradients, losses and the count of real rows over the workers in one bucket, then divide by the count.
 
         Who failed on one worker fails on all: its mark is summed too. Returns the mean losses, (K,).
         """
-        parameters = [p for place in places for p in self.members[place].parameters()]
+        parameters = [p for place in self._agreed for p in self.members[place].parameters()]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        failed_K = torch.tensor([float(place in self.failures) for place in self._all()], device=self.device)
-        bucket = torch.cat([*(g.flatten() for g in gradients), losses_K, failed_K, count.view(1)])
+        bucket = torch.cat([*(g.flatten() for g in gradients), losses_K, self._failed_K(), count.view(1)])
         self._reduce(bucket)
         bucket /= bucket[-1].clone().clamp(min=1)
         *means, mean_K, failed_K, _ = torch.split(bucket, [*(g.numel() for g in gradients), *[len(losses_K)] * 2, 1])
         for parameter, mean in zip(parameters, means, strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(mean.view_as(parameter))
-        return mean_K.masked_fill(self._fail_everywhere(failed_K), torch.nan)
+        self._fail_everywhere(failed_K)
+        return mean_K
 
-    def _fail_everywhere(self, failed_K: Tensor) -> Tensor:
-        failed = failed_K > 0
-        for place in failed.nonzero().flatten().tolist():
+    def _agree(self) -> None:
+        """Tell the other workers who has failed since the last step's gradients were summed."""
+        failed_K = self._failed_K()
+        self._reduce(failed_K)
+        self._fail_everywhere(failed_K)
+
+    def _failed_K(self) -> Tensor:
+        return torch.tensor([float(place in self.failures) for place in self._all()], device=self.device)
+
+    def _fail_everywhere(self, failed_K: Tensor) -> None:
+        for place in (failed_K > 0).nonzero().flatten().tolist():
             self._drop_gradients([place])
             self.isolation.fail(place, "it failed on another worker")
-        return failed
+        self._agreed = self._living()
 
 
 def _tally(logits_BC: Tensor, batch: Batch) -> Tensor:

@@ -6,6 +6,8 @@ from traceback import clear_frames
 import torch
 
 Work = Callable[[Sequence[int]], None]
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory", "bad_alloc", "alloc_failed")
+"""What allocators and libraries below torch say, in letters of any case; their errors have no class of their own."""
 
 
 class Isolation:
@@ -72,7 +74,8 @@ class Isolation:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the host."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    said = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in said for words in OUT_OF_MEMORY)
 
 
 def describe(error: Exception) -> str:

@@ -74,6 +74,16 @@ class Prefix:
             return None
         return Useful(self, sorted(chosen), images=any(min(needed) < min(chosen) for needed in reads))
 
+    def release(self, backbone: Backbone, members: Sequence[Stream]) -> None:
+        """Let go of the states that none of these members reads, so that they may be evicted.
+
+        Not while batches are loaded. Who reads such a state later opens it again, and what had no room may have it now.
+        """
+        read = {depth for member in members for depth in states_read(backbone.trunk, member)}
+        for key, entry in list(self._entries.items()):
+            if entry is None or key[0] not in read:
+                self._close(key)
+
     def read(self, rows_R: Tensor, depths: Collection[int], view: int) -> dict[int, Tensor] | None:
         """All these states of all these images, each (R, *shape); None if any is missing."""
         found: dict[int, Tensor] = {}
@@ -92,8 +102,18 @@ class Prefix:
                 entry.write(rows_R, state)
 
     def _has_room(self, depth: int) -> bool:
-        """Whether all views of a state can be kept: others may use the cache's bytes."""
-        return all(self._entry(depth, view) is not None for view in range(self._num_views))
+        """Whether all views of a state can be kept: others may use the cache's bytes. If not, none is held."""
+        views = range(self._num_views)
+        if all(self._entry(depth, view) is not None for view in views):
+            return True
+        for view in views:
+            self._close((depth, view))
+        self._entries[depth, 0] = None
+        return False
+
+    def _close(self, key: tuple[int, int]) -> None:
+        if (entry := self._entries.pop(key, None)) is not None:
+            entry.close()
 
     def _bytes(self, depths: Iterable[int]) -> int:
         """Bytes of these states of the whole split, in all views."""

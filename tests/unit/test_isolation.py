@@ -195,6 +195,48 @@ def test_who_failed_scores_no_number_and_the_others_as_without_it(
     assert failed.loss != failed.loss and failed.accuracy != failed.accuracy and failed.count == 9
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_who_raises_in_evaluation_alone_leaves_each_others_images_counted_once(
+    backbone: Backbone, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others, who = members(backbone), member(backbone, "adapters", seed=5)
+    cohort = Cohort(backbone, among(others, who))
+    steps(cohort)
+
+    def fault(x: Tensor) -> Tensor:
+        raise error("it broke")
+
+    break_head(who, fault, monkeypatch)
+    seen: list[tuple[int, int]] = []
+    batches = [batch(seed=7), batch(seed=8, padding=3)]
+    scores = cohort.evaluate(batches, lambda place, logits, of: seen.append((place, len(of.labels))))
+    failed = scores.pop(PLACE)
+    assert failed.loss != failed.loss and cohort.failures == {PLACE: f"{error.__name__}: it broke"}
+    for score, expected in zip(scores, undisturbed()[0].evaluate(batches), strict=True):
+        assert (score.accuracy, score.count) == (expected.accuracy, expected.count)
+        assert score.loss == pytest.approx(expected.loss, abs=1e-6)
+    assert sorted(seen) == sorted((place, 6) for place in range(len(others) + 1) if place != PLACE for _ in batches)
+
+
+def broken_update() -> None:
+    raise MemoryError("no room for its moments")
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_who_raises_in_its_update_has_failed_and_changes_nobody_else(
+    backbone: Backbone, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others, who = members(backbone), member(backbone, "adapters", seed=5)
+    cohort = Cohort(backbone, among(others, who))
+    before_K = steps(cohort, last=step) if step else torch.zeros(len(cohort.members), 0)
+    monkeypatch.setattr(who, "update", broken_update)
+    losses_K = torch.cat([before_K, steps(cohort, first=step)], dim=1)
+    assert cohort.failures == {PLACE: "MemoryError: no room for its moments"}
+    assert losses_K[PLACE, :step].isfinite().all() and losses_K[PLACE, step:].isnan().all()
+    assert torch.equal(without(losses_K), undisturbed()[1])
+    assert same(others, undisturbed()[0].members)
+
+
 def test_when_all_have_failed_steps_and_scores_are_no_numbers(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +348,10 @@ def test_what_a_failed_attempt_computed_is_let_go_before_the_next() -> None:
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (OSError(12, "Cannot allocate memory"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
@@ -410,6 +456,41 @@ def test_who_fails_on_one_worker_has_failed_on_both(where: int, name: str, monke
         assert torch.equal(without(losses_K), losses_alone_K)
         others = [who for place, who in enumerate(cohort.members) if place != PLACE]
         assert same(others, alone.members)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_who_fails_in_its_update_on_one_worker_has_failed_on_both_after_the_epoch(
+    where: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when that was its last step, and the other worker had updated it."""
+    workers = Workers()
+
+    def trained(worker: int, failing_step: int) -> tuple[Cohort, list[float]]:
+        of = backbone_of(worker)
+        who = member(of, "adapters", seed=5)
+        if worker == where:
+            update = who.update
+            monkeypatch.setattr(
+                who, "update", lambda: broken_update() if who.num_steps_done == failing_step else update()
+            )
+        cohort = Cohort(of, among(members(of), who), reduce=workers.reduce(worker), worker=worker, num_workers=2)
+        rows = slice(3 * worker, 3 * worker + 3)
+        return cohort, cohort.train_epoch(rows_of(batch(seed=step, padding=1), rows) for step in range(NUM_STEPS))
+
+    for failing_step in (0, NUM_STEPS - 1):
+        with ThreadPoolExecutor(2) as pool:
+            both = list(pool.map(trained, range(2), [failing_step] * 2))
+        for (cohort, losses), (alone, losses_alone_K) in zip(both, undisturbed_workers(), strict=True):
+            assert list(cohort.failures) == [PLACE]
+            others = [loss for place, loss in enumerate(losses) if place != PLACE]
+            assert others == pytest.approx(losses_alone_K.mean(dim=1).tolist(), abs=1e-6)
+            assert same([who for place, who in enumerate(cohort.members) if place != PLACE], alone.members)
+
+
+def test_all_gradients_of_a_step_are_summed_in_one_call() -> None:
+    workers = Workers()
+    workers.run(lambda worker, of: members(of))
+    assert [len(buckets) for buckets in workers.buckets] == [NUM_STEPS, NUM_STEPS]
 
 
 def test_memory_that_runs_out_on_one_worker_changes_nothing_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,6 +444,33 @@ def test_where_nothing_fits_or_is_read_nothing_is_useful(names: list[str], budge
     assert list(tmp_path.iterdir()) == []
 
 
+def held(cache: Prefix) -> set[int]:
+    return {depth for (depth, _), entry in cache._entries.items() if entry is not None}
+
+
+def test_states_that_nobody_reads_any_more_make_room_for_others(tmp_path: Path) -> None:
+    budget = num_bytes(tmp_path / "measured", [3])
+    ours, theirs = (prefix(tmp_path / "used", budget=budget) for _ in range(2))
+    early, late = members("two last adapters"), members("last adapter")
+    assert ours.useful(backbone(), late, budget) is not None and held(ours) == {3}
+    assert theirs.useful(backbone(), early, budget) is None and held(theirs) == set(), "what is read stays"
+    ours.release(backbone(), late)
+    assert held(ours) == {3}
+    ours.release(backbone(), members("all adapters", "full"))
+    assert held(ours) == set()
+    theirs.release(backbone(), early)
+    found = theirs.useful(backbone(), early, budget)
+    assert found is not None and found.depths == [2] and held(theirs) == {2}
+
+
+def test_where_not_all_views_have_room_none_is_held(tmp_path: Path) -> None:
+    budget = num_bytes(tmp_path / "measured", [3])
+    ours = prefix(tmp_path / "used", budget=budget - 1)
+    assert ours.useful(backbone(), members("last adapter"), PLENTY) is None
+    assert held(ours) == set()
+    assert ours.useful(backbone(), members("linear"), PLENTY) is not None, "and others may have it"
+
+
 # Views
 
 

@@ -296,6 +296,38 @@ def test_what_a_killed_maker_leaves_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "b"]
 
 
+def churn(folder: Path, process: int, start: Barrier) -> int:
+    """Open more entries than there is room for, one at a time, and check what is read; counts the readings."""
+    cache, rows, num_read = PrefixCache(folder, 3 * ENTRY_BYTES), torch.arange(NUM_ROWS), 0
+    order = torch.randint(0, 6, (80,), generator=torch.Generator().manual_seed(process)).tolist()
+    start.wait(timeout=120)
+    for number in order:
+        entry = opened(cache, f"k{number}")
+        assert cache.bytes_held() <= 3 * ENTRY_BYTES
+        if entry is not None:
+            with entry:
+                entry.write(rows, torch.full((NUM_ROWS, *SHAPE), float(number)))
+                read = entry.read(rows)
+                assert read is not None and (read == number).all()
+                num_read += 1
+    return num_read
+
+
+def churn_and_leave(folder: Path, process: int, start: Barrier) -> None:
+    assert churn(folder, process, start) > 40
+
+
+def test_processes_that_evict_each_others_entries_read_what_was_written_and_keep_the_budget(tmp_path: Path) -> None:
+    start = PROCESSES.Barrier(2)
+    others = [PROCESSES.Process(target=churn_and_leave, args=(tmp_path, number, start)) for number in (1, 2)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(timeout=120)
+    assert [process.exitcode for process in others] == [0, 0]
+    assert PrefixCache(tmp_path, PLENTY).bytes_held() <= 3 * ENTRY_BYTES
+
+
 def test_the_key_depends_on_every_fact_and_not_on_their_order() -> None:
     facts: dict[str, Any] = {"backbone": "ab12", "split": "train", "seed": 0, "depth": 6, "crop": [1, 2]}
     key = prefix_key(**facts)

@@ -106,3 +106,23 @@ def test_who_goes_on_from_an_earlier_epoch_forgets_its_later_ones(
     report = save(store, tmp_path, epoch)
     assert store.latest("m") == report
     assert state(store, report) == bytes([epoch])
+
+
+def test_a_pinned_epoch_stays_until_its_own_member_goes_back_before_it(store: ProgressStore, tmp_path: Path) -> None:
+    reports = [save(store, tmp_path, 1)]
+    store.pin(reports[0][PATH])
+    reports += [save(store, tmp_path, epoch) for epoch in range(2, 6)]
+    assert store._epochs("m") == [reports[0][PATH], *(report[PATH] for report in reports[-2:])]
+    assert state(store, reports[0]) == bytes([1])
+    assert store.latest("m") == reports[-1]
+    again = save(store, tmp_path, 1)
+    assert store._epochs("m") == [again[PATH]]
+
+
+def test_what_a_member_became_is_remembered(store: ProgressStore, tmp_path: Path) -> None:
+    assert store.became("m") is None
+    report = save(store, tmp_path, 1)
+    for case in ({"id": "m-1", "trial": {"train": {"lr": 0.5}}}, {"id": "m-2"}):
+        store.become("m", case)
+        assert store.became("m") == case
+    assert store.latest("m") == report and store.became("other") is None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pipelines.progress import PATH
-from pipelines.roster import ERROR, Joining, Report, Roster, Round
+from pipelines.roster import ERROR, LEFT, Joining, Report, Roster, Round
 
 T = TypeVar("T")
 PATIENCE_S = 0.01
@@ -360,6 +360,26 @@ def test_those_who_come_and_go_shortly_after_each_other_make_one_round() -> None
             assert not waiting.done()
         of.clock.now += SETTLE_S
         assert names(there(await waiting)) == ({"c", "d", "e"}, {"c", "d", "e"})
+
+    play(scene())
+
+
+def test_another_member_takes_the_seat_of_the_one_that_has_it() -> None:
+    """A population has copied another member into a trial, whose seat was not given up yet."""
+
+    async def scene() -> None:
+        of = Scene()
+        await of.round_of("a")
+        await of.train(2, "a")
+        (old,) = await of.ask("a")
+        copy = Joining(seat="a", member_id="a copy", trial={"train": {"epochs": EPOCHS}}, path="b/4")
+        new = asyncio.create_task(of.roster.next_epoch(copy, known=4))
+        await of.rest()
+        assert await old == {ERROR: LEFT}
+        (joining,) = (await of.begun()).members
+        assert (joining.member_id, joining.path, joining.number) == ("a copy", "b/4", 1)
+        await of.train(5, "a")
+        assert await new == report("a", 5)
 
     play(scene())
 
