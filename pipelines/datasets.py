@@ -12,7 +12,7 @@ from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from utuning.configs import digest
 from utuning.data.examples import ImageRef
-from utuning.data.faults import Progress
+from utuning.data.faults import Progress, fault
 from utuning.data.fgvc.table import READERS
 from utuning.data.info import INFO_FILE
 from utuning.data.known import prepare_known
@@ -56,6 +56,7 @@ def prepared(
         facts = sorted((ref.split, ref.label, str(ref.file), _changed(ref.file)) for ref in refs)
         to = workspace.data(f"{spec.name}-{_state(spec, protocol, facts)}")
         return open_dataset(to) if to.exists() else prepare(refs, to, **options)
+    _check_there(spec)
     to = workspace.data(f"{spec.name}-{_state(spec, protocol, _files(_path(spec)))}")
     if to.exists():
         return open_dataset(to)
@@ -129,6 +130,17 @@ def _drawn(spec: DatasetSpec, workspace: Workspace, progress: Progress | None) -
 
     to = workspace.data(f"{spec.name}-seed{spec.seed}")
     return open_dataset(to) if to.exists() else prepare(demo_examples(spec.seed), to, name=spec.name, progress=progress)
+
+
+def _check_there(spec: DatasetSpec) -> None:
+    """Say of a known data set that is not where its space looks for it how to go on."""
+    if spec.source in READERS and not _path(spec).exists():
+        row = READERS[spec.source]
+        raise fault(
+            f"The data set {spec.name!r} is not at dataset.path={spec.path}",
+            row.about.rstrip("."),
+            "give dataset.path=PATH, or prepare it before; --ahead plans without it",
+        )
 
 
 def _listed(spec: DatasetSpec) -> list[ImageRef]:
