@@ -2,7 +2,7 @@
 
     python docs/costs.py
 
-Takes minutes, so that the tests count one row again and check of all others what is known at once.
+Each kind of trial is built and stepped once: an hour on two cores, most of it for the tiers `paper`.
 """
 
 from pathlib import Path
