@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: docs/capabilities.md, a page with a drawing for each method, and a picture.
+"""Writes what follows from the code: docs/capabilities.md, a page with a drawing for each method, and a picture.
 
     python docs/generate.py [--check]
 

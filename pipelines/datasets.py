@@ -13,7 +13,7 @@ from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from utuning.configs import digest
 from utuning.data.examples import ImageRef
-from utuning.data.faults import Progress
+from utuning.data.faults import Progress, fault
 from utuning.data.fgvc.table import READERS
 from utuning.data.known import prepare_known
 from utuning.data.prepare import Known, prepare
@@ -58,6 +58,7 @@ def prepared(
         facts = sorted((ref.split, ref.label, str(ref.file), _changed(ref.file)) for ref in refs)
         to = workspace.data(f"{spec.name}-{_state(spec, protocol, facts)}")
         return open_dataset(to) if to.exists() else prepare(refs, to, **options)
+    _check_there(spec)
     to = workspace.data(f"{spec.name}-{_state(spec, protocol, _files(_path(spec)))}")
     if to.exists():
         return open_dataset(to)
@@ -142,6 +143,17 @@ def _as_wanted(info: DatasetInfo, spec: DatasetSpec) -> DatasetInfo:
             f"--shorter-side {spec.shorter_side}"
         )
     return info
+
+
+def _check_there(spec: DatasetSpec) -> None:
+    """Say of a known data set that is not where its space looks for it how to go on."""
+    if spec.source in READERS and not _path(spec).exists():
+        row = READERS[spec.source]
+        raise fault(
+            f"The data set {spec.name!r} is not at dataset.path={spec.path}",
+            row.about.rstrip("."),
+            "give dataset.path=PATH, or prepare it before; --ahead plans without it",
+        )
 
 
 def _listed(spec: DatasetSpec) -> list[ImageRef]:

@@ -1,13 +1,14 @@
 """Ours beside published numbers as a picture: a band for each checkpoint and protocol, a line for each number.
 
-Places are given within a band alone. All bands share the axis, as accuracies are accuracies; which of them may be compared is
-what the bands say.
+Places are given within a band alone. All bands share one axis: it shows how high a number is, the band what it may be
+compared with.
 """
 
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,13 +25,13 @@ OURS = PALETTE[0]
 BAND = "#f4f5f7"
 WIDTH, LINE, GAP = 10.6, 0.235, 0.16
 """Inches: of the picture, from line to line, and between bands."""
-LEFT, RIGHT, TOP, BOTTOM = 3.75, 3.25, 0.95, 0.62
+LEFT, RIGHT, TOP, BOTTOM = 3.75, 3.35, 0.95, 0.5
 """Inches around the axes: methods stand on the left, numbers and sources on the right."""
 PLACE, METHOD = 0.5, 0.6
 """Inches from the left edge at which places end and methods begin."""
-TEST, PARAMS, SOURCE = 1.05, 1.7, 1.85
+TEST, PARAMS, SOURCE = 1.05, 1.78, 1.95
 """Inches from the axes at which numbers end and sources begin."""
-NOTE_LINE, NOTE_WIDTH = 0.155, 150
+NOTE_LINE, NOTE_WIDTH = 0.155, 185
 """A line of a note: its height in inches, and its characters."""
 LONGEST = 38
 """Characters of a method's name, and half as many of a source's."""
@@ -59,7 +60,7 @@ def heading(group: tuple[str, str]) -> str:
 
 
 def contents(comparison: Comparison) -> str:
-    """A digest of what a picture shows; it stands in the file's description, so that an old one is told from a new one."""
+    """Give a digest of what a picture shows. It stands in the file, so that an old picture is told from a new one."""
     return digest({"entries": [repr(entry) for entry in comparison.entries]})
 
 
@@ -87,7 +88,7 @@ def published_figure(comparison: Comparison) -> Figure:
         if line.entry is None:
             _head(axes, line)
         else:
-            _draw(axes, line.y, line.entry, ",".join(marks[note] for note in line.entry.notes))
+            _draw(axes, line.y, line.entry, ",".join(sorted((marks[note] for note in line.entry.notes), key=int)))
     left, inch = 0.2 / WIDTH, 1 / height
     figure.text(left, 1 - 0.3 * inch, comparison.title, fontsize=14, fontweight="bold", color=INK, va="center")
     about = "top-1 accuracy on test; places are given within a band alone: one checkpoint, one protocol"
@@ -152,11 +153,11 @@ def _draw(axes: Axes, y: float, entry: Entry, marks: str) -> None:
     _text(axes, SOURCE, y, _short(entry.source.partition(",")[0], LONGEST // 2), ha="left", color=ink)
 
 
-def _text(axes: Axes, inches: float, y: float, text: str, **style: object) -> None:
+def _text(axes: Axes, inches: float, y: float, text: str, **style: Any) -> None:
     """Write at a line, so many inches right of the axes' right edge."""
     x = 1 + inches / (WIDTH - LEFT - RIGHT)
-    style = {"fontsize": 8.5, "color": INK, **style}
-    axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center_baseline", clip_on=False, zorder=5, **style)
+    look = {"fontsize": 8.5, "color": INK, **style}
+    axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center_baseline", clip_on=False, zorder=5, **look)
 
 
 def _notes(comparison: Comparison) -> list[str]:

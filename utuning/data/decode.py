@@ -4,7 +4,7 @@ import contextlib
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utuning.data.faults import fault
 
@@ -20,8 +20,10 @@ def decode_rgb(data: bytes, path: str = "<bytes>") -> Image.Image:
             return _to_rgb(_upright(image))
     # Decoders of broken files raise almost anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
+        # Pillow's own words name an address in memory.
+        why = "its format is not known" if isinstance(error, UnidentifiedImageError) else error
         raise fault(
-            f"The image {path!r} ({len(data)} bytes) cannot be decoded ({error})",
+            f"The image {path!r} ({len(data)} bytes) cannot be decoded ({why})",
             "complete images in a format that Pillow reads (JPEG, PNG, WebP, BMP, GIF, TIFF)",
             "replace or remove the file, or prepare the data set with corrupt images skipped",
         ) from error

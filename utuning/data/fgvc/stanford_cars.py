@@ -1,9 +1,9 @@
 """Stanford Cars: 196 makes, models and years.
 
-From Stanford, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, which has not answered since 2023; complete copies
-do as well: cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat. Give a folder that holds the
-four, or what is in them: cars_train/, cars_test/, devkit/. The devkit's own cars_test_annos.mat has no labels, which is
-why the fourth file is needed.
+From Stanford, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, which has not answered since 2023; complete
+copies do as well: cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat. Give a folder that
+holds the four, or what is in them: cars_train/, cars_test/, devkit/. The devkit's own cars_test_annos.mat has no
+labels, which is why the fourth file is needed.
 """
 
 from utuning.data.fgvc.mat import read_mat
