@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from measuring import loader, table_row, write_result
+from measuring import loader
+from result_file import table_row, write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search

@@ -15,30 +15,41 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
-from measuring import in_turns, table_row, write_result
+from result_file import table_row, write_result
+from timing import in_turns
 from torch import nn
 
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.cohort import Cohort
 from utuning.configs import TrainConfig, TunerConfig
 from utuning.costs import step_flops
-from utuning.data.loader import Batch
 from utuning.member import Member
 from utuning.prefix import Prefix, state_shapes
 from utuning.prefix_cache import PrefixCache
 
 RESULT = Path(__file__).parent.parent / "docs" / "results" / "cohorts"
-NUM_CLASSES, BATCH_SIZE = 100, 32
+NUM_CLASSES, BATCH_SIZE, EPOCHS = 100, 32, 4
+LARGE_ROUNDS = 2  # a step of 24 trials takes minutes there
 CONFIG = TrainConfig(lr=1e-3, epochs=1, batch_size=BATCH_SIZE, warmup_epochs=0.0)
 SIDES = ("unipt", "ladder", "bypass")
 PAGE = """# Training together, step by step
 
 `python benchmarks/cohorts.py`: a ViT-Ti/16 of twelve blocks at 96 px (37 tokens) with random weights, batch 32, fp32,
-one CPU thread, unless a row says otherwise; medians of {rounds} steps of each side, taken in turns. Allowed is the
-ratio of FLOPs, counted. Machine, commit and versions stand in [steps.json](steps.json).
+one CPU thread, unless a row says otherwise; medians of {rounds} steps of each side, taken in turns (of {large_rounds}
+with ViT-B). Allowed is the ratio of FLOPs, counted. Machine, commit and versions stand in [steps.json](steps.json).
 
 | what | measured | allowed by FLOPs | bar |
 |---|---:|---:|---:|"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is trained on: a backbone, a batch, and what a row's title says of them."""
+
+    frozen: Backbone
+    data: Batch
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,9 +72,15 @@ def backbone() -> Backbone:
     return Backbone.load("vit_tiny_patch16_224", weights="none", img_size=96)
 
 
-def large() -> Backbone:
+def small_scene() -> Scene:
+    """A step short enough that what is not arithmetic shows."""
+    return Scene(backbone(), batch())
+
+
+def large_scene() -> Scene:
     """The backbone of most published results."""
-    return Backbone.load("vit_base_patch16_224", weights="none")
+    frozen = Backbone.load("vit_base_patch16_224", weights="none")
+    return Scene(frozen, batch(size=4, img_size=224), ", ViT-B/16 at 224 px, batch 4")
 
 
 def batch(seed: int = 0, size: int = BATCH_SIZE, img_size: int = 96) -> Batch:
@@ -101,12 +118,12 @@ def one_by_one(frozen: Backbone, members: Sequence[Member], data: Batch) -> Call
 
 
 def known_states(
-    frozen: Backbone, members: Sequence[Member], folder: Path
+    scene: Scene, members: Sequence[Member], folder: Path
 ) -> tuple[Callable[[], Batch], Callable[[], Batch]]:
     """As a loader does: a batch whose states are read from the cache on disk, and one whose states are kept there."""
-    data = batch()
+    frozen, data = scene.frozen, scene.data
     cache, shapes = PrefixCache(folder, 10**9), state_shapes(frozen)
-    prefix = Prefix(cache, shapes, num_rows=BATCH_SIZE, num_views=1, dtype=torch.float32, facts={"data": "noise"})
+    prefix = Prefix(cache, shapes, num_rows=len(data.index), num_views=1, dtype=torch.float32, facts={"data": "noise"})
     useful = prefix.useful(frozen, members, 10**9)
     assert useful is not None
 
@@ -124,29 +141,48 @@ def known_states(
     return read, wanting
 
 
-def warm_trial(frozen: Backbone, rounds: int, folder: Path, title: str, *tuners: TunerConfig) -> Ratio:
+def warm_trial(scene: Scene, rounds: int, folder: Path, title: str, *tuners: TunerConfig) -> Ratio:
     """A trial's step on cached states to the same trial's where nothing is cached yet."""
-    cold, warm = (member(frozen, *tuners) for _ in range(2))
-    read, wanting = known_states(frozen, [warm], folder)
-    cohorts = [Cohort(frozen, [each]) for each in (cold, warm)]
+    cold, warm = (member(scene.frozen, *tuners) for _ in range(2))
+    read, wanting = known_states(scene, [warm], folder)
+    cohorts = [Cohort(scene.frozen, [each]) for each in (cold, warm)]
     seconds = in_turns(rounds, lambda: cohorts[0].step(wanting()), lambda: cohorts[1].step(read()))
-    flops = step_flops(frozen, [cold]) / step_flops(frozen, [warm], cached=True)
+    flops = step_flops(scene.frozen, [cold]) / step_flops(scene.frozen, [warm], cached=True)
     return Ratio(f"{title}, cold to warm cache", seconds[0] / seconds[1], flops, "≥3")
 
 
-def adapters_with_cache(frozen: Backbone, rounds: int, folder: Path) -> Ratio:
+def adapters_with_cache(scene: Scene, rounds: int, folder: Path) -> Ratio:
     """24 adapter trials over the last one to four blocks."""
-    tuners = [adapter(f"last:{1 + number % 4}") for number in range(24)]
+    frozen, tuners = scene.frozen, [adapter(f"last:{1 + number % 4}") for number in range(24)]
     together, alone = ([member(frozen, each, seed=n) for n, each in enumerate(tuners)] for _ in range(2))
-    read, _ = known_states(frozen, together, folder)
+    read, _ = known_states(scene, together, folder)
     cohort = Cohort(frozen, together)
-    fused, solo = in_turns(rounds, lambda: cohort.step(read()), one_by_one(frozen, alone, batch()))
+    fused, solo = in_turns(rounds, lambda: cohort.step(read()), one_by_one(frozen, alone, scene.data))
     flops = sum(step_flops(frozen, [each]) for each in alone) / step_flops(frozen, together, cached=True)
-    return Ratio("24 adapters over last:1 to last:4, cohort with cache to solo without", solo / fused, flops, "≥3.2")
+    title = f"24 adapters over last:1 to last:4, cohort with cache to solo without{scene.title}"
+    return Ratio(title, solo / fused, flops, "≥3.2")
 
 
-def one_more_side(frozen: Backbone, rounds: int, data: Batch, title: str) -> Ratio:
+def sides_with_cache(scene: Scene, rounds: int, folder: Path) -> Ratio:
+    """Four epochs of one view with 8 side networks and 8 linear heads: the cohort computes the states in the first."""
+    frozen = scene.frozen
+    tuners = [[TunerConfig(method=SIDES[number % 3])] if number < 8 else [] for number in range(16)]
+    together, alone = ([member(frozen, *each, seed=n) for n, each in enumerate(tuners)] for _ in range(2))
+    read, wanting = known_states(scene, together, folder)
+    cohort = Cohort(frozen, together)
+    cold, warm, solo = in_turns(
+        rounds, lambda: cohort.step(wanting()), lambda: cohort.step(read()), one_by_one(frozen, alone, scene.data)
+    )
+    counted_cold, counted_warm = (step_flops(frozen, together, cached=cached) for cached in (False, True))
+    counted_solo = sum(step_flops(frozen, [each]) for each in alone)
+    title = f"four epochs of 8 side networks and 8 linear heads, cohort with cache to solo without{scene.title}"
+    flops = EPOCHS * counted_solo / (counted_cold + (EPOCHS - 1) * counted_warm)
+    return Ratio(title, EPOCHS * solo / (cold + (EPOCHS - 1) * warm), flops, "")
+
+
+def one_more_side(scene: Scene, rounds: int) -> Ratio:
     """One more side network in a warm cohort, as a share of a solo trial."""
+    frozen, data = scene.frozen, scene.data
     tuners = [TunerConfig(method=SIDES[number % 3], settings={}) for number in range(9)]
     many = [member(frozen, each, seed=n) for n, each in enumerate(tuners)]
     fewer = [member(frozen, each, seed=n) for n, each in enumerate(tuners[:6])]
@@ -155,17 +191,17 @@ def one_more_side(frozen: Backbone, rounds: int, data: Batch, title: str) -> Rat
         rounds, stepping(frozen, many, data), stepping(frozen, fewer, data), one_by_one(frozen, alone, data)
     )
     counted = (step_flops(frozen, many) - step_flops(frozen, fewer)) / sum(step_flops(frozen, [a]) for a in alone)
-    return Ratio(
-        f"one more side network, as a share of a solo one{title}", (with_it - without) / solo, counted, "≤0.15"
-    )
+    title = f"one more side network, as a share of a solo one{scene.title}"
+    return Ratio(title, (with_it - without) / solo, counted, "≤0.15")
 
 
-def all_layers(frozen: Backbone, rounds: int) -> Ratio:
+def all_layers(scene: Scene, rounds: int, bar: str = "≥1.0") -> Ratio:
     """8 members with adapters in all blocks: nothing to share, but fewer and larger products."""
+    frozen, data = scene.frozen, scene.data
     together, alone = ([member(frozen, adapter("all"), seed=n) for n in range(8)] for _ in range(2))
-    fused, solo = in_turns(rounds, stepping(frozen, together, batch()), one_by_one(frozen, alone, batch()))
+    fused, solo = in_turns(rounds, stepping(frozen, together, data), one_by_one(frozen, alone, data))
     flops = sum(step_flops(frozen, [each]) for each in alone) / step_flops(frozen, together)
-    return Ratio("8 adapters in all blocks, together to solo", solo / fused, flops, "≥1.0")
+    return Ratio(f"8 adapters in all blocks, together to solo{scene.title}", solo / fused, flops, bar)
 
 
 class HandWritten(nn.Module):
@@ -246,21 +282,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    frozen = backbone()
+    small, unipt = small_scene(), TunerConfig(method="unipt")
     with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
         ratios = [
-            adapters_with_cache(frozen, rounds, Path(folder) / "adapters"),
-            warm_trial(frozen, rounds, Path(folder) / "linear", "a linear probe's step"),
-            warm_trial(frozen, rounds, Path(folder) / "side", "a UniPT step", TunerConfig(method="unipt")),
-            one_more_side(frozen, rounds, batch(), ""),
-            one_more_side(large(), rounds, batch(size=4, img_size=224), ", ViT-B/16 at 224 px, batch 4"),
-            all_layers(frozen, rounds),
-            by_hand(frozen, rounds),
+            adapters_with_cache(small, rounds, place / "adapters"),
+            sides_with_cache(small, rounds, place / "sides"),
+            one_more_side(small, rounds),
+            warm_trial(small, rounds, place / "linear", "a linear probe's step"),
+            warm_trial(small, rounds, place / "side", "a UniPT step", unipt),
+            all_layers(small, rounds),
+            by_hand(small.frozen, rounds),
             two_workers(rounds),
+        ]
+        large = large_scene()
+        ratios += [
+            adapters_with_cache(large, LARGE_ROUNDS, place / "large-adapters"),
+            sides_with_cache(large, LARGE_ROUNDS, place / "large-sides"),
+            one_more_side(large, LARGE_ROUNDS),
         ]
     for ratio in ratios:
         print(ratio.line(), flush=True)
-    page = "\n".join([PAGE.format(rounds=rounds), *(ratio.line() for ratio in ratios), ""])
+    page = "\n".join([PAGE.format(rounds=rounds, large_rounds=LARGE_ROUNDS), *(ratio.line() for ratio in ratios), ""])
     values = {"rounds": rounds, "rows": [asdict(ratio) for ratio in ratios]}
     write_result(RESULT / "steps.json", "python benchmarks/cohorts.py", page, **values)
 

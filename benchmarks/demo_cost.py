@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import write_result
+from result_file import write_result
 
 # Reading the memory of some thirty processes takes a while itself.
 INTERVAL_S = 4.0

@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from measuring import accuracies, percent, table_row, tested, train_together, write_result
+from measuring import accuracies, percent, tested, train_together
+from result_file import table_row, write_result
 
 from pipelines.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace

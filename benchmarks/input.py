@@ -20,8 +20,8 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 import torch
-from measuring import write_result
 from PIL import Image
+from result_file import write_result
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms as v1

@@ -23,17 +23,9 @@ from typing import Any
 
 import torch
 from entries import DEMO, GROCERY, LINEAR, Entry
-from measuring import (
-    accuracies,
-    in_turns,
-    loader,
-    percent,
-    saved_bytes,
-    table_row,
-    tested,
-    train_together,
-    write_result,
-)
+from measuring import accuracies, loader, percent, saved_bytes, tested, train_together
+from result_file import table_row, write_result
+from timing import in_turns
 
 from pipelines.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from measuring import in_turns, resident_bytes, table_row, write_result
+from result_file import table_row, write_result
+from timing import in_turns, resident_bytes
 
 from utuning.backbone import Backbone
 from utuning.configs import TrainConfig, TunerConfig

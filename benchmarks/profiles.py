@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cohorts import SIDES, adapter, backbone, batch, known_states, member, one_by_one, stepping
+from cohorts import SIDES, adapter, known_states, member, one_by_one, small_scene, stepping
 from demo_cost import MARKER, marked_processes
-from measuring import SOURCE, table_row, write_result
+from result_file import SOURCE, table_row, write_result
 from searches import MIXES, prepared_data
 from torch.profiler import ProfilerActivity, profile
 
@@ -160,16 +160,17 @@ def profiled(step: Callable[[], object]) -> dict[str, float]:
 
 def profile_steps() -> dict[str, dict[str, float]]:
     """The steps that are compared, by title."""
-    frozen = backbone()
+    scene = small_scene()
+    frozen = scene.frozen
     adapters = [[member(frozen, adapter(f"last:{1 + n % 4}"), seed=n) for n in range(24)] for _ in range(2)]
     sides = [member(frozen, TunerConfig(method=SIDES[n % 3]), seed=n) for n in range(9)]
     with tempfile.TemporaryDirectory() as folder:
-        read, _ = known_states(frozen, adapters[0], Path(folder))
+        read, _ = known_states(scene, adapters[0], Path(folder))
         cohort = Cohort(frozen, adapters[0])
         return {
             "24 adapters with cached states": profiled(lambda: cohort.step(read())),
-            "24 adapters one by one": profiled(one_by_one(frozen, adapters[1], batch())),
-            "9 side networks": profiled(stepping(frozen, sides, batch())),
+            "24 adapters one by one": profiled(one_by_one(frozen, adapters[1], scene.data)),
+            "9 side networks": profiled(stepping(frozen, sides, scene.data)),
         }
 
 

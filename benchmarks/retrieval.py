@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from measuring import percent, table_row, write_result
+from measuring import percent
+from result_file import table_row, write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import Prepared, prepare_search

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import SOURCE, table_row, write_result
+from result_file import SOURCE, table_row, write_result
 
 from cluster.profile import load_profile
 from pipelines.forecast import forecast, stand_in

@@ -25,8 +25,9 @@ from statistics import median, quantiles
 
 import numpy as np
 import torch
-from measuring import resident_bytes, table_row, write_result
 from PIL import Image
+from result_file import table_row, write_result
+from timing import resident_bytes
 
 from utuning.backbone import Backbone
 from utuning.bundles.bundle import save_bundle

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import resident_bytes, table_row, write_result
 from PIL import Image
+from result_file import table_row, write_result
+from timing import resident_bytes
 
 from utuning.data.examples import Example
 from utuning.data.loader import Loader

@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 from drawn_sets import drawn_sets
-from measuring import SOURCE, accuracies, train_together, write_result
+from measuring import accuracies, train_together
+from result_file import SOURCE, write_result
 
 from pipelines.leaderboard import half_width
 from pipelines.plan import prepare_search

@@ -14,9 +14,10 @@ import torch
 from pipelines.plan import Prepared
 from pipelines.waves import Crew
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.cohort import Cohort
 from utuning.costs import Line, random_batch, throwaway
-from utuning.data.loader import Batch, Loader
+from utuning.data.loader import Loader
 from utuning.data.opening import read_first
 from utuning.errors import ClusterError
 from utuning.prefix import state_shapes

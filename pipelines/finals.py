@@ -16,9 +16,10 @@ from pipelines.run_records import RunRecord
 from pipelines.shared import Shared
 from pipelines.tracking import Tracker
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.bundles.bundle import Bundle, read_bundle
 from utuning.cohort import Cohort, Score
-from utuning.data.loader import Batch, Loader
+from utuning.data.loader import Loader
 from utuning.data.rows import Rows
 from utuning.data.stored import SplitRef, opened, shared_split
 

@@ -3,8 +3,8 @@
 import torch
 
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.configs import TrainConfig, TrialConfig, TunerConfig
-from utuning.data.loader import Batch
 
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 4}
 

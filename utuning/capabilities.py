@@ -3,9 +3,9 @@
 import torch
 
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.cohort import Cohort
 from utuning.configs import TrainConfig, TunerConfig
-from utuning.data.loader import Batch
 from utuning.errors import ConfigError, PlacementError
 from utuning.member import Member
 from utuning.tuners import tuner_row

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.configs import Precision
-from utuning.data.loader import Batch
 from utuning.data.prefetch import timed
 from utuning.errors import ConfigError
 from utuning.isolation import Isolation

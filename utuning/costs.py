@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.cohort import Cohort
 from utuning.configs import TrialConfig
-from utuning.data.loader import Batch
 from utuning.errors import ConfigError
 from utuning.member import Member
 from utuning.prefix import state_shapes

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from utuning.backbone import Backbone
-from utuning.data.loader import Batch
+from utuning.batch import Batch
 from utuning.errors import ConfigError
 from utuning.member import Member
 from utuning.streams import run_streams

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from utuning.data.loader import Batch, Loader
+from utuning.batch import Batch
+from utuning.data.loader import Loader
 from utuning.data.order import epoch_order, worker_slices
 from utuning.data.parquet import image_schema
 from utuning.data.transforms import Preprocessing

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_data_loader import P, png
+from utuning.batch import Batch
 from utuning.data import stored
 from utuning.data.examples import Example
 from utuning.data.info import DatasetInfo
-from utuning.data.loader import Batch, Loader
+from utuning.data.loader import Loader
 from utuning.data.opening import read_first, read_split
 from utuning.data.rows import TableRows
 from utuning.data.shards import write_dataset

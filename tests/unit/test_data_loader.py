@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from utuning.batch import Batch
 from utuning.data.cache import ImageCache
-from utuning.data.loader import Batch, Loader
+from utuning.data.loader import Loader
 from utuning.data.parquet import image_schema
 from utuning.data.prefetch import prefetch, timed
 from utuning.data.transforms import Preprocessing, eval_transform

@@ -10,9 +10,9 @@ import torch
 
 from tests.tools import adapter, batch, rows_of, train
 from utuning.backbone import Backbone
+from utuning.batch import Batch
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
-from utuning.data.loader import Batch
 from utuning.errors import ConfigError, PlacementError
 from utuning.member import Member
 from utuning.schedule import lr_fraction

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from tests.tools import adapter, tiny_backbone, train
 from tests.unit.test_methods import TABLE
+from utuning.batch import Batch
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
-from utuning.data.loader import Batch, Loader
+from utuning.data.loader import Loader
 from utuning.data.parquet import image_schema
 from utuning.member import Member
 from utuning.prefix import CACHE_DTYPES, Prefix, Useful, state_shapes

@@ -20,8 +20,10 @@ def _matches(model: nn.Module) -> bool:
 
 
 def _attn(block: Block, x_BND: Tensor) -> Tensor:
-    added: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x_BND))))
-    return added
+    if not _is_plain(block):
+        added: Tensor = block.drop_path1(block.ls1(block.attn(block.norm1(x_BND))))
+        return added
+    return _attend(block, x_BND, x_BND.shape[1])
 
 
 def _mlp(block: Block, x_BND: Tensor) -> Tensor:
@@ -30,20 +32,24 @@ def _mlp(block: Block, x_BND: Tensor) -> Tensor:
 
 
 def _project(block: Block, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values as the block itself makes them, each (B, H, N, d)."""
+    """Queries, keys and values as the block itself makes them, each (B, H, N, d).
+
+    They are cut from the projection's last dimension, as their gradients are laid out: one copy joins these.
+    """
     attn = block.attn
-    qkv: Tensor = attn.qkv(block.norm1(x_BND)).view(*x_BND.shape[:2], 3, attn.num_heads, attn.head_dim)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = (_heads(block, part_BNI) for part_BNI in attn.qkv(block.norm1(x_BND)).chunk(3, dim=-1))
     return attn.q_norm(q), attn.k_norm(k), v
+
+
+def _heads(block: Block, x_BNI: Tensor) -> Tensor:
+    return x_BNI.unflatten(-1, (block.attn.num_heads, block.attn.head_dim)).transpose(1, 2)
 
 
 def _queries(block: Block, x_BND: Tensor) -> Tensor:
     attn = block.attn
     width = attn.num_heads * attn.head_dim
     bias = None if attn.qkv.bias is None else attn.qkv.bias[:width]
-    q_BND = linear(block.norm1(x_BND), attn.qkv.weight[:width], bias)
-    q_BNHd = q_BND.view(*x_BND.shape[:2], attn.num_heads, attn.head_dim)
-    q_BHNd: Tensor = attn.q_norm(q_BNHd.transpose(1, 2))
+    q_BHNd: Tensor = attn.q_norm(_heads(block, linear(block.norm1(x_BND), attn.qkv.weight[:width], bias)))
     return q_BHNd
 
 
@@ -54,9 +60,14 @@ def _output(block: Block, z_BHNd: Tensor, bias: bool) -> Tensor:
     return projected
 
 
+def _is_plain(block: Block) -> bool:
+    """Whether its attention is nothing but projections and one softmax."""
+    return type(block.attn) is TimmAttention and block.attn.gate is None
+
+
 def _attention(block: Block) -> Attention | None:
     attn = block.attn
-    if type(attn) is not TimmAttention or attn.gate is not None:
+    if not _is_plain(block):
         return None
     return Attention(
         num_heads=attn.num_heads,
@@ -68,8 +79,8 @@ def _attention(block: Block) -> Attention | None:
     )
 
 
-def _attn_pooled(block: Block, num_tokens: int, x_BND: Tensor) -> Tensor:
-    """The first tokens' part of the attention: they attend to all, and nobody reads what the others would get."""
+def _attend(block: Block, x_BND: Tensor, num_tokens: int) -> Tensor:
+    """What attention adds to the first P tokens, which attend to all; where they are pooled, others are not read."""
     q, k, v = _project(block, x_BND)
     z_BHPd = scaled_dot_product_attention(q[:, :, :num_tokens], k, v)
     projected = block.attn.proj(block.attn.norm(z_BHPd.transpose(1, 2).flatten(2)))
@@ -103,8 +114,8 @@ def _block_site(model: VisionTransformer, depth: int) -> BlockSite:
         named_layers(model, block.norm2, block.mlp, block.ls2),
     )
     attn = partial(site, kind="attn", norm=block.norm1, layers=attn_layers)
-    num_pooled = _num_pooled(model) if depth == len(model.blocks) - 1 and _attention(block) else 0
-    pooled = attn(run=partial(_attn_pooled, block, num_pooled), merge=_merge_pooled) if num_pooled else None
+    num_pooled = _num_pooled(model) if depth == len(model.blocks) - 1 and _is_plain(block) else 0
+    pooled = attn(run=partial(_attend, block, num_tokens=num_pooled), merge=_merge_pooled) if num_pooled else None
     return BlockSite(
         ops=(
             attn(run=partial(_attn, block), pooled=pooled),

@@ -1,8 +1,8 @@
 """Batches for data-parallel workers: the same global batches for any number of workers."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -11,14 +11,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from utuning.batch import Batch
 from utuning.data.cache import ImageCache
 from utuning.data.crops import check_recipe
 from utuning.data.order import check_sharding, epoch_order, worker_slices
 from utuning.data.prefetch import prefetch
 from utuning.data.rows import Rows, as_rows
 from utuning.data.transforms import Preprocessing, decode_resize, sample_rng, train_crop
-
-__all__ = ["Batch", "Loader"]
 
 IMAGE_CACHE_BYTES = 1 << 30
 """What a loader keeps of decoded images at most, unless told otherwise."""
@@ -36,40 +35,6 @@ class States(Protocol):
     depths: Collection[int]
     images: bool
     """Whether the images are needed even where all states are there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One worker's share of a global batch; padding has weight 0 and index -1.
-
-    Where `states` of the frozen network are known, there may be no images. `wanted` states are those that are still to
-    be found, and given to `remember`.
-    """
-
-    images: Tensor | None
-    labels: Tensor
-    weight: Tensor
-    index: Tensor
-    states: Mapping[int, Tensor] = field(default_factory=dict)
-    wanted: Collection[int] = ()
-    remember: Callable[[Mapping[int, Tensor]], None] = lambda found: None
-
-    @property
-    def pixels(self) -> Tensor:
-        """The images, for those who read nothing else."""
-        assert self.images is not None, "a batch of known states has no images"
-        return self.images
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Copy to a device."""
-        return replace(
-            self,
-            images=None if self.images is None else self.images.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            weight=self.weight.to(device, non_blocking=True),
-            index=self.index.to(device, non_blocking=True),
-            states={depth: state.to(device, non_blocking=True) for depth, state in self.states.items()},
-        )
 
 
 class Loader:

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from utuning.architectures import Trunk
 from utuning.backbone import Backbone
-from utuning.data.loader import Batch
+from utuning.batch import Batch
 from utuning.errors import ConfigError
 
 Importance = Mapping[str, Tensor]
