@@ -100,12 +100,10 @@ def main() -> None:
     device = torch.cuda.get_device_name(options.device) if on_gpu else "a CPU"
     settings = {"model": options.model, "img_size": options.img_size, "batch_size": options.batch_size}
     facts = {**settings, "rounds": options.rounds, "device": device}
-    page = [PAGE.format(**facts, size=size, peak=peak / 1e12), *(row.line() for row in rows), ""]
-    print("\n".join(page))
-    write_result(
-        options.to / "steps.json", "python benchmarks/gpu.py", **facts, peak=peak, rows=list(map(asdict, rows))
-    )
-    (options.to / "steps.md").write_text("\n".join(page))
+    page = "\n".join([PAGE.format(**facts, size=size, peak=peak / 1e12), *(row.line() for row in rows), ""])
+    print(page)
+    values = {**facts, "peak": peak, "rows": list(map(asdict, rows))}
+    write_result(options.to / "steps.json", "python benchmarks/gpu.py", page, **values)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A result file, with the commit, the versions and the machine that it comes from."""
+"""A result file, with the commit, the versions and the machine that it comes from, and the page beside it."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ SOURCE = {"commit": provenance.commit(), "versions": provenance.versions(), "mac
 
 
 def table_row(*cells: object) -> str:
-    """A row of a Markdown table."""
+    """A row of a page's table, as Markdown."""
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -1,4 +1,4 @@
-"""Seconds and memory, taken in the same way by several benchmarks."""
+"""What several benchmarks measure: seconds, in turns, and memory. Needs torch alone."""
 
 import os
 import time
