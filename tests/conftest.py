@@ -19,14 +19,18 @@ settings.register_profile("tests", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("tests")
 
 
+ONE_CORE = "tests/e2e/test_spaces.py"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n 2`: one search at a time, beside the other tests, whose files stay whole."""
+    """With `-n 2`: files stay whole, and those that search with all of the machine's cores run one after another."""
     from xdist.scheduler import LoadFileScheduling
 
     class OneSearchAtATime(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return "e2e" if nodeid.startswith("tests/e2e/") else str(super()._split_scope(nodeid))
+            file = str(super()._split_scope(nodeid))
+            return "e2e" if file.startswith("tests/e2e/") and file != ONE_CORE else file
 
     config.option.loadscopereorder = False  # searches come first, as they are found: they take longest
     return OneSearchAtATime(config, log)
