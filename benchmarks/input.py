@@ -66,7 +66,8 @@ and versions stand in [speed.json](speed.json).
 
 Images a second to those of ImageFolder with the usual transforms and 0 or 1 workers, whichever is faster. The bar is
 1.5; what misses it is in italics. *As they came* and *both pre-resized* compare the same files. *Ours pre-resized* and
-*ours cached* stand against ImageFolder on the photos as they came: what preparing, or an epoch before, has saved counts.
+*ours cached* stand against ImageFolder on the photos as they came: what preparing, or an epoch before, has saved
+counts.
 
 | photos | case | px | {ratios} |
 |---|---|---:|{ratio_rule}

@@ -1,4 +1,4 @@
-"""Where the time of decoding and augmenting goes: milliseconds an image by stage, ours beside torchvision's usual way."""
+"""Where the time of decoding and augmenting goes: milliseconds an image by stage, beside torchvision's way."""
 
 import io
 import time

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ image lies, which is done once for a machine; *opened again* uses what was found
 
 ![resident memory over images loaded](streaming.png)
 
-While the last nine tenths of {rows:,} images were loaded ({read_mb:,.0f} MB of JPEGs), memory grew by {grown_mb:,.1f} MB,
-{share:.2%} of what was read: {verdict} (bar: at most {bar:.0%}). Before that, memory grows with the number of images
+While the last nine tenths of {rows:,} images were loaded ({read_mb:,.0f} MB of JPEGs), memory grew by
+{grown_mb:,.1f} MB, {share:.2%} of what was read: {verdict} (bar: at most {bar:.0%}). Before that, memory grows with the number of images
 by what is held for each: its place and its label, 32 bytes, and its number in the shuffled order, 16.
 """
 
@@ -202,7 +203,7 @@ def main() -> None:
     for num_rows in (args.rows // 100, args.rows // 10, args.rows):
         with tempfile.TemporaryDirectory(dir=args.work) as folder:
             path = Path(folder) / "set"
-            disk_bytes, write_s = timed(lambda: _alone(write_set, path, num_rows))
+            disk_bytes, write_s = timed(partial(_alone, write_set, path, num_rows))
             facts = {"disk_bytes": disk_bytes, "table_bytes": _alone(as_table, path), **_alone(by_row, path)}
             found.append(Streamed(rows=num_rows, **facts))
             print(found[-1].line(), f"written in {write_s:.0f} s", flush=True)

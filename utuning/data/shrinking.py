@@ -40,6 +40,6 @@ def enlarged_note(shorter_side: int | None, resize: int) -> list[str]:
     if shorter_side is None or shorter_side >= resize:
         return []
     return [
-        f"images are stored with a shorter side of at most {shorter_side} px and the backbone reads them at {resize} px:"
-        " they are enlarged; prepare them with a larger shorter side, or as they came"
+        f"images are stored with a shorter side of at most {shorter_side} px and the backbone reads them at {resize} px"
+        ": they are enlarged; prepare them with a larger shorter side, or as they came"
     ]
