@@ -54,8 +54,9 @@ image lies, which is done once for a machine; *opened again* uses what was found
 ![resident memory over images loaded](streaming.png)
 
 While the last nine tenths of {rows:,} images were loaded ({read_mb:,.0f} MB of JPEGs), memory grew by
-{grown_mb:,.1f} MB, {share:.2%} of what was read: {verdict} (bar: at most {bar:.0%}). Before that, memory grows with the number of images
-by what is held for each: its place and its label, 32 bytes, and its number in the shuffled order, 16.
+{grown_mb:,.1f} MB, {share:.2%} of what was read: {verdict} (bar: at most {bar:.0%}). Before that, memory grows with
+the number of images by what is held for each: its place and its label, 32 bytes, and its number in the shuffled
+order, 16.
 """
 
 
