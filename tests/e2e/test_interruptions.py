@@ -34,7 +34,7 @@ def test_asha_and_optuna_stop_trials_and_the_search_ends(images: Path, tmp_path:
         train={"lr": {"loguniform": [1e-5, 1e-2]}, "epochs": 4, "batch_size": 8},
         budget={"num_trials": 4, "searcher": "optuna", "scheduler": "asha", "grace_epochs": 1},
     )
-    done = utuning(tmp_path / "runs", "search", str(space), "--num-workers", "1")
+    done = utuning(tmp_path / "runs", "search", str(space))
     assert done.returncode == 0, done.stderr + done.stdout
     found = runs(tmp_path / "runs", "early")
     assert len(found) == len({run.trial.trial_id for run in found}) == 5

@@ -1,12 +1,29 @@
 """Bad input at the command line: one message, which says what to do; nothing half-written."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from cluster.profile import load_profile
 from pipelines import cli
+from pipelines.crew import starting_crew
+from pipelines.workspace import Workspace
 from tests.e2e.tools import draw_images, write_space
+
+
+@pytest.fixture(scope="module")
+def one_crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Searches that end before they begin share Ray and the service, which would start anew for each."""
+    workspace = Workspace(tmp_path_factory.mktemp("crew"))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        starting_crew(load_profile("local"), workspace, isolated=False) as crew_for,
+    ):
+        patch.setattr("pipelines.launch.starting_crew", lambda *given, **named: nullcontext(crew_for))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +57,7 @@ CASES: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.usefixtures("one_crew")
 @pytest.mark.parametrize("name", CASES)
 def test_a_space_that_cannot_work_is_refused_before_anything_runs(
     name: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
