@@ -24,7 +24,7 @@ def checked(label: int, number: int) -> Checked:
     path = f"{label}/{number}"
     source = Example(path=path, label=str(label), split="train", data=b"")
     digest = hashlib.sha256(path.encode()).hexdigest()
-    return Checked(path=path, label=str(label), split="train", digest=digest, size=0, source=source)
+    return Checked(path=path, label=str(label), split="train", digest=digest, size=0, original=digest, source=source)
 
 
 def made(sizes: list[int]) -> list[Checked]:

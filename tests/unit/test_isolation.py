@@ -349,6 +349,7 @@ def test_what_a_failed_attempt_computed_is_let_go_before_the_next() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("could not create a primitive"), True),  # oneDNN, where its scratch memory does not fit
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (OSError(12, "Cannot allocate memory"), True),
