@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,15 +16,11 @@ from tests.e2e.tools import draw_images, write_space
 
 
 @pytest.fixture(scope="module")
-def one_crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Searches that end before they begin share Ray and the service, which would start anew for each."""
+def crew_for(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Ray and the service, which would start anew for each search that ends before it begins."""
     workspace = Workspace(tmp_path_factory.mktemp("crew"))
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        starting_crew(load_profile("local"), workspace, isolated=False) as crew_for,
-    ):
-        patch.setattr("pipelines.launch.starting_crew", lambda *given, **named: nullcontext(crew_for))
-        yield
+    with starting_crew(load_profile("local"), workspace, isolated=False) as crew_for:
+        yield crew_for
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +34,18 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
     with pytest.raises(SystemExit) as exit:
         cli.main()
     return int(exit.value.code or 0), capsys.readouterr().err
+
+
+def test_no_space_on_the_disk_is_said_before_anything_is_written(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first here, while Ray is not there yet: nothing that starts with it may write either."""
+    monkeypatch.setattr("pipelines.plan.MIN_FREE_BYTES", 10**18)
+    space = write_space(tmp_path / "tiny.yaml", images)
+    code, said = run(capsys, monkeypatch, "search", str(space), "--home", str(tmp_path / "runs"))
+    assert code == 1
+    assert "free" in said
+    assert not (tmp_path / "runs").exists()
 
 
 CASES: dict[str, tuple[list[str], str]] = {
@@ -57,12 +66,17 @@ CASES: dict[str, tuple[list[str], str]] = {
 }
 
 
-@pytest.mark.usefixtures("one_crew")
 @pytest.mark.parametrize("name", CASES)
 def test_a_space_that_cannot_work_is_refused_before_anything_runs(
-    name: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    images: Path,
+    crew_for: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides, says = CASES[name]
+    monkeypatch.setattr("pipelines.launch.starting_crew", lambda *given, **named: nullcontext(crew_for))
     space = write_space(tmp_path / "tiny.yaml", images)
     code, said = run(capsys, monkeypatch, "search", str(space), *overrides, "--home", str(tmp_path / "runs"))
     assert code == 1
@@ -128,14 +142,3 @@ def test_train_wants_every_value_fixed(
     code, said = run(capsys, monkeypatch, "train", str(space), "--home", str(tmp_path / "runs"))
     assert code == 1
     assert "still searched: train.lr" in said
-
-
-def test_no_space_on_the_disk_is_said_before_anything_is_written(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipelines.plan.MIN_FREE_BYTES", 10**18)
-    space = write_space(tmp_path / "tiny.yaml", images)
-    code, said = run(capsys, monkeypatch, "search", str(space), "--home", str(tmp_path / "runs"))
-    assert code == 1
-    assert "free" in said
-    assert not (tmp_path / "runs").exists()
