@@ -7,8 +7,13 @@ import torch
 
 Work = Callable[[Sequence[int]], None]
 OUT_OF_MEMORY = (
-    "allocate memory", "out of memory", "not enough memory", "bad_alloc", "alloc_failed", "could not create a primitive",
-)  # fmt: skip
+    "allocate memory",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "alloc_failed",
+    "could not create a primitive",
+)
 """What allocators and libraries below torch say, in letters of any case; their errors have no class of their own."""
 
 
