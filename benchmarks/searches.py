@@ -1,10 +1,11 @@
 """Whole searches, live cohorts beside `--isolated`: wall-clock in turns, what the planner said, and the same results.
 
-    python benchmarks/searches.py [demo] [sides] [layout] [grow-demo] [grow-sides]
+    python benchmarks/searches.py [demo] [sides] [layout] [grow-demo] [grow-sides] [grow-adapters] [--trials 4 16 64]
 
 `demo`: 16 trials of the demo space's own mix. `sides`: 16 trials of side networks and linear heads on the demo data.
 `layout`: eight demo trials isolated, and in cohorts of one and of two workers: are their results the same?
-`grow-demo`, `grow-sides`: 4 and 64 trials of each, as cohorts alone; those of 16 are known by then.
+`grow-demo`, `grow-sides`, `grow-adapters`: so many trials of each, as cohorts alone, beside what was planned; the last
+is a space that is not compared, of adapters alone on larger batches with new crops in every epoch.
 Each search starts from nothing but the prepared data: its own tracking store, its own cache of states. Writes
 docs/results/cohorts/searches.{md,json} and growth.png.
 """
@@ -37,12 +38,15 @@ RESULT = Path(__file__).parent.parent / "docs" / "results" / "cohorts"
 
 @dataclass(frozen=True)
 class Mix:
-    """A space of the benchmark: the demo's, with these changes; the bars stand in the project's plan."""
+    """A space of the benchmark: the demo's, with these changes; the bars stand in the project's plan.
+
+    One without bars shows what the planner says of it.
+    """
 
     title: str
     changes: tuple[str, ...]
-    bar: float
-    growth_bar: float
+    bar: float = 0.0
+    growth_bar: float = 0.0
 
     def overrides(self, num_trials: int) -> list[str]:
         """The space with so many trials in all."""
@@ -61,7 +65,18 @@ MIXES = {
         12.0,
         5.0,
     ),
+    "adapters": Mix(
+        "adapters, batches of 64, new crops in every epoch",
+        (
+            "families=[{tuners: [{method: p_adapter, ops: {choice: [[attn], [attn, mlp]]}, "
+            'depths: {choice: [all, "last:2"]}, bottleneck_dim: {choice: [8, 16]}}]}]',
+            "baselines=[{tuners: []}]",
+            "train.batch_size=64",
+            "views=online",
+        ),
+    ),
 }
+COMPARED = [name for name, mix in MIXES.items() if mix.bar]
 SIZES = (4, 16, 64)
 PAGE = """# Whole searches: live cohorts beside a worker group for each trial
 
@@ -170,7 +185,7 @@ def page(
         lines.append(table_row(MIXES[row["search"]].title, row["trials"], *seconds, f"{off:+.0%}"))
     if grown:
         lines += ["", "How the time grows with the trials:", ""]
-        for name, mix in MIXES.items():
+        for name, mix in ((name, MIXES[name]) for name in COMPARED):
             few, many = (row["seconds"] for row in grown if row["search"] == name and row["trials"] in (4, 64))
             lines.append(
                 f"- {mix.title}: 64 trials take {many / few:.1f} times what 4 take (bar ≤{mix.growth_bar:.0f})"
@@ -187,9 +202,10 @@ def plot(grown: Sequence[dict[str, Any]], to: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name, mix in MIXES.items():
+    for name in COMPARED:
         rows = [row for row in grown if row["search"] == name]
-        axes.plot([row["trials"] for row in rows], [row["seconds"] for row in rows], marker="o", label=mix.title)
+        title = MIXES[name].title
+        axes.plot([row["trials"] for row in rows], [row["seconds"] for row in rows], marker="o", label=title)
     axes.set(xlabel="trials", ylabel="seconds", ylim=(0, None), xticks=SIZES)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -199,8 +215,10 @@ def plot(grown: Sequence[dict[str, Any]], to: Path) -> None:
 def main() -> None:
     """Run what is asked for, and write; what is not asked for is kept from the last result."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", nargs="*", help="demo, sides, layout, grow-demo, grow-sides; all if left out")
-    asked = parser.parse_args().what or [*MIXES, "layout", *(f"grow-{name}" for name in MIXES)]
+    parser.add_argument("what", nargs="*", help="as above; all if left out")
+    parser.add_argument("--trials", type=int, nargs="+", default=SIZES, help="how many, for growth")
+    options = parser.parse_args()
+    asked = options.what or [*COMPARED, "layout", *(f"grow-{name}" for name in MIXES)]
     file = RESULT / "searches.json"
     known = json.loads(file.read_text()) if file.exists() else {"compared": [], "growth": []}
     compared = {row["search"]: row for row in known["compared"]}
@@ -208,18 +226,16 @@ def main() -> None:
     layout = known.get("layout")
     with tempfile.TemporaryDirectory() as folder:
         data = prepared_data(Path(folder))
-        for name in [name for name in MIXES if name in asked]:
+        for name in [name for name in COMPARED if name in asked]:
             compared[name] = compare(name, data)
-            grown[name, 16] = compared[name]
             write(compared, grown, layout)
         if "layout" in asked:
             layout = layouts(data)
             write(compared, grown, layout)
-        for name, count in [
-            (name, count) for name in MIXES if f"grow-{name}" in asked for count in (SIZES[0], SIZES[-1])
-        ]:
-            grown[name, count] = together(name, count, data)[0]
-            write(compared, grown, layout)
+        for name in [name for name in MIXES if f"grow-{name}" in asked]:
+            for count in options.trials:
+                grown[name, count] = together(name, count, data)[0]
+                write(compared, grown, layout)
 
 
 def write(
@@ -227,8 +243,9 @@ def write(
 ) -> None:
     """Write what is there so far: it takes long."""
     rows, sizes = list(compared.values()), [grown[key] for key in sorted(grown)]
-    print(sizes[-1], flush=True)
-    whole = len(sizes) == len(MIXES) * len(SIZES)
+    for row in sizes:
+        print(row, flush=True)
+    whole = all((name, count) in grown for name in COMPARED for count in SIZES)
     text = page(rows, sizes if whole else (), layout)
     values = {"compared": rows, "growth": sizes, "layout": layout}
     write_result(RESULT / "searches.json", "python benchmarks/searches.py", text, **values)
