@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.cli import app, run_reporting_errors
 from pipelines.datasets import prepared
@@ -67,6 +68,7 @@ def test_larger_images_are_stored_smaller_if_that_is_asked_for(
 
 def test_a_space_can_ask_for_smaller_images_too(tmp_path: Path) -> None:
     photos = draw_images(tmp_path / "photos")
+    Image.effect_noise((120, 90), 64).convert("RGB").save(next(photos.rglob("train/*/*.jpg")))
     spec = DatasetSpec(name="toy", source="folder", path=str(photos), shorter_side=32)
     info = prepared(spec, Workspace(tmp_path / "runs"))
     assert info.shorter_side == 32

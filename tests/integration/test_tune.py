@@ -121,8 +121,9 @@ def test_a_scheduler_stops_the_worse_and_the_next_suggestion_takes_the_seat(scen
         assert scene.epochs(run) == [*range(1, last + 1)]
         assert (last == EPOCHS) == (run.outcome == "completed")
         assert run.metrics["val/accuracy"] == pytest.approx(last * run.trial.train.lr)
-    assert len(seen["begun"]) == NUM_TRIALS and seen["num_seats"] == 0
-    assert len({joined["seat"] for joined in seen["begun"]}) == NUM_TRIALS > SEATS
+    # Median stopping pauses trials: they come again.
+    assert len({joined["member_id"] for joined in seen["begun"]}) == NUM_TRIALS > SEATS and seen["num_seats"] == 0
+    assert len({joined["seat"] for joined in seen["begun"]}) >= NUM_TRIALS
     assert seen["with_torch"] and not any(seen["with_torch"])
 
 
