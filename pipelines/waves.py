@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from heapq import nlargest
 
 from utuning.configs import TrialConfig, digest
 
@@ -73,16 +74,18 @@ def make_waves(trials: Sequence[TrialConfig], max_members: int, *, isolated: boo
 
 
 def choose_members(trials: Sequence[TrialConfig], needs: Mapping[str, float], room: float, most: int) -> int:
-    """The most members a wave may have so that all waves fit into `room`; one if even that is too many.
+    """The most members a cohort may have so that it fits into `room`; one if even that is too many.
 
-    `needs` are bytes by trial id.
+    A seat is taken again as soon as it is free, so the largest trials of a key may meet. `needs` are bytes by trial id.
     """
+    keys: dict[str, list[float]] = {}
+    for trial in trials:
+        keys.setdefault(trial.cohort_key, []).append(needs[trial.trial_id])
 
-    def fits(wave: Wave) -> bool:
-        return sum(needs[trial.trial_id] for trial in wave.trials) <= room
+    def fits(size: int) -> bool:
+        return all(sum(nlargest(size, same)) <= room for same in keys.values())
 
-    sizes = range(most, 1, -1)
-    return next((size for size in sizes if all(map(fits, make_waves(trials, size)))), 1)
+    return next(filter(fits, range(most, 1, -1)), 1)
 
 
 def make_epochs(waves: Sequence[Wave], cacheable: Callable[[Wave], tuple[Depths, Depths]]) -> list[list[Epoch]]:
