@@ -37,7 +37,7 @@ class CohortService:
         self._shared: Shared | None = None
         self._known = asyncio.Event()
         # Takes seconds, which the first group would wait for.
-        threading.Thread(target=import_module, args=("ray.train.torch",), daemon=True).start()
+        threading.Thread(target=import_module, args=("pipelines.lean_trainer",), daemon=True).start()
 
     async def warm(self, group: WorkerGroup) -> None:
         """Start the group that the first trial will want."""

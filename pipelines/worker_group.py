@@ -8,10 +8,6 @@ from cluster.profile import Layout
 MAX_FAILURES = 3
 # Workers wait for each other as long as their group waits for a cohort; Ray Train itself sees who dies.
 PATIENCE_S = 7 * 24 * 3600
-# Nothing reads Ray Data here. The cleaner frees a group whose controller was killed, through the dashboard's State API,
-# and waits ten seconds for it where there is none, as at home.
-SPARED = frozenset({"DatasetsCallback"})
-SPARED_AT_HOME = SPARED | {"PlacementGroupCleanerCallback"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +40,16 @@ class WorkerGroup:
 
     def _trainer(self, name: str, config: dict[str, Any]) -> Any:
         import ray.train
-        from ray.train.torch import TorchConfig
+
+        from pipelines.lean_trainer import LeanTrainer
 
         layout = self.layout
         gpus = {"GPU": float(layout.gpus_per_worker)} if layout.gpus_per_worker else {}
-        return _trainer_class(SPARED_AT_HOME if self.local else SPARED)(
+        return LeanTrainer(
             train_worker,
+            local=self.local,
+            timeout_s=PATIENCE_S,
             train_loop_config=config,
-            torch_config=TorchConfig(timeout_s=PATIENCE_S),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=layout.num_workers,
                 use_gpu=layout.gpus_per_worker > 0,
@@ -63,17 +61,6 @@ class WorkerGroup:
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-
-
-def _trainer_class(spared: frozenset[str]) -> Any:
-    """Ray Train's trainer without callbacks that would start a process more for every group."""
-    from ray.train.torch import TorchTrainer
-
-    class SparingTrainer(TorchTrainer):  # type: ignore[misc]
-        def _create_default_callbacks(self) -> list[Any]:
-            return [each for each in super()._create_default_callbacks() if type(each).__name__ not in spared]
-
-    return SparingTrainer
 
 
 def train_worker(config: dict[str, Any]) -> None:

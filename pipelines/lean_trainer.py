@@ -1,0 +1,115 @@
+"""Ray Train's trainer of a worker group, without the processes and imports that a group here has no use for.
+
+Nothing in this module or in what it imports needs torch, so that neither the cohort service nor a group's controller
+waits for it: workers alone do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import ray
+import ray.train
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+# Nothing reads Ray Data here. The cleaner frees a group whose controller was killed, through the dashboard's State API,
+# and waits ten seconds for it where there is none, as at home.
+SPARED = frozenset({"DatasetsCallback"})
+SPARED_AT_HOME = SPARED | {"PlacementGroupCleanerCallback"}
+
+
+class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Runs a function on a group of workers that sum over torch's process group.
+
+    Args:
+        local: whether the cluster is this machine alone.
+        timeout_s: how long workers wait for each other.
+        arguments: of Ray Train's trainer.
+    """
+
+    def __init__(self, train: Callable[[dict[str, Any]], None], *, local: bool, timeout_s: int, **arguments: Any):
+        self._local = local
+        super().__init__(train, backend_config=ProcessGroupConfig(timeout_s), **arguments)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        spared = SPARED_AT_HOME if self._local else SPARED
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in spared]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        if self._local:
+            arguments["scaling_policy"] = SilentScalingPolicy(self.scaling_config)
+        return super()._initialize_and_run_controller(**arguments)
+
+
+class SilentScalingPolicy(FixedScalingPolicy):  # type: ignore[misc]
+    """Asks no autoscaler for machines, as one machine has none: the request would be a process more."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Register nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+    def _send_resource_request(self) -> None:
+        pass
+
+
+@dataclass
+class ProcessGroupConfig(BackendConfig):  # type: ignore[misc]
+    """Torch's process group over a worker group: NCCL between GPUs, else gloo; a worker alone has none."""
+
+    timeout_s: int
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What Ray Train calls when workers have started."""
+        return ProcessGroupBackend
+
+
+class ProcessGroupBackend(Backend):  # type: ignore[misc]
+    """Joins the workers of a group, and parts them."""
+
+    # NCCL sees each worker's peers.
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
+        """Make the process group; worker 0 is where they meet."""
+        size = len(worker_group)
+        if size == 1:
+            return
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        gpus = worker_group.get_resources_per_worker().get("GPU", 0)
+        meeting = {
+            "backend": "nccl" if gpus else "gloo",
+            "init_method": f"tcp://{f'[{address}]' if ':' in address else address}:{port}",
+            "world_size": size,
+            "timeout": timedelta(seconds=backend_config.timeout_s),
+        }
+        ray.get([worker_group.execute_single_async(rank, _join, rank, meeting) for rank in range(size)])
+
+    def on_shutdown(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
+        """Leave the process group."""
+        if len(worker_group) > 1:
+            ray.get(worker_group.execute_async(_leave))
+
+
+def _join(rank: int, meeting: dict[str, Any]) -> None:
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(rank=rank, **meeting)
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
