@@ -42,12 +42,13 @@ class Crew:
 
 @contextmanager
 def starting_crew(
-    profile: Profile, workspace: Workspace, *, isolated: bool
+    profile: Profile, workspace: Workspace, *, isolated: bool, resume: bool = False
 ) -> Iterator[Callable[[SearchSpace], Callable[[], Crew]]]:
     """Yield a function that is told the space, and gives one that waits for its crew; at the end nothing of it is left.
 
     At home Ray starts at once, in a thread, and the first worker group once the space is known. A cluster is joined
-    only when the crew is waited for: others want it too, and the search may turn out to be impossible before.
+    only when the crew is waited for: others want it too, and the search may turn out to be impossible before. So it is
+    at home with `resume`, when there may be nothing to go on with, and no group starts before a trial wants it.
 
     Raises, when the crew is waited for:
         ClusterError: the cluster does not answer, or not even one cohort fits.
@@ -70,10 +71,11 @@ def starting_crew(
 
             layout = layout_of(space, profile, resources.cpus, resources.gpus, isolated=isolated)
             group = WorkerGroup(layout, f"{storage_of(profile, workspace)}/groups", profile.address is None)
-            service.warm.remote(group)
+            if not resume:
+                service.warm.remote(group)
             return Crew(service=service, group=group, profile=profile, isolated=isolated, begun=begun)
 
-        if profile.address is not None:
+        if resume or profile.address is not None:
             yield lambda space: cache(partial(make, space))
             return
         thread.submit(join)

@@ -36,7 +36,7 @@ def launch(
     """
     space = (load_fixed_space if fixed else load_space)(name, overrides, tier)
     check_source(space)
-    with starting_crew(profile, workspace, isolated=isolated) as crew_for:
+    with starting_crew(profile, workspace, isolated=isolated, resume=resume) as crew_for:
         # These imports take seconds, and Ray starts meanwhile.
         from pipelines import show
         from pipelines.bar import progress_bar

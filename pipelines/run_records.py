@@ -22,7 +22,8 @@ class RunRecord:
     `final` marks what was trained after the search, to be measured on test. `val_from` says where val comes from,
     `subset` whether the data are a part of a known set, `data_images` how images are stored, `data_warnings` what was
     remarked on when they were prepared. `weights` is where its backbone's weights came from, as its space said; empty
-    where that is not known.
+    where that is not known. `began_as` is the id of the trial that its run began with: one that PBT lets go on as a
+    copy of another has that one's configuration by now.
     """
 
     run_id: str
@@ -37,6 +38,7 @@ class RunRecord:
     data_images: str = AS_GIVEN
     data_warnings: tuple[str, ...] = ()
     weights: str = ""
+    began_as: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ def run_record(run: Any) -> RunRecord:
         start_time=run.info.start_time,
         final=tags["kind"] == "final",
         weights=tags.get("backbone_weights", ""),
+        began_as=tags["trial_id"],
         **read_data_tags(tags),
     )
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines import provenance
 from pipelines.board import Board
@@ -15,6 +15,7 @@ from pipelines.datasets import searched_splits
 from pipelines.forecast import remembered
 from pipelines.leaderboard import Row, rows
 from pipelines.plan import Prepared, space_digest
+from pipelines.progress import ProgressStore
 from pipelines.promotion import Decision
 from pipelines.run_records import RunRecord
 from pipelines.schedulers import going_on, make_scheduler
@@ -22,7 +23,10 @@ from pipelines.search_memory import remember_data, remember_start
 from pipelines.spared import Tally
 from pipelines.tracking import Tracker
 from pipelines.workspace import Workspace
-from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    from pipelines.recorder import Recorder
+    from pipelines.shared import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,37 @@ class Finished:
     spared: Tally
     peak_bytes: float
     predicted: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ongoing:
+    """A search that has begun: what its trials and its finals have in common."""
+
+    search_id: str
+    ready: Prepared
+    crew: Crew
+    shared: "Shared"
+    tracker: Tracker
+    parent: str
+    tags: Mapping[str, str]
+    spared: Tally
+
+    @property
+    def store(self) -> ProgressStore:
+        """Its members' saved epochs."""
+        return ProgressStore(self.shared.members)
+
+    def runs(self) -> list[RunRecord]:
+        """The runs of its trials and finals so far."""
+        return [run for run in self.tracker.runs(self.ready.space.name) if run.search_id == self.search_id]
+
+    def recorder(self, board: Board, **more: Any) -> "Recorder":
+        """What keeps its runs; `more` are further arguments of it."""
+        from pipelines.recorder import Recorder
+
+        return Recorder(
+            self.tracker, self.parent, self.tags, board, self.store, self.crew.service, spared=self.spared, **more
+        )
 
 
 def run_search(
@@ -66,14 +101,23 @@ def run_search(
 
     parent = tracker.start_search(ready.space.name, search_id=search_id, params=_params(ready), tags=tags)
     remember_start(tracker, parent, ready.warm)
-    shared, spared = _share(ready, crew, workspace, search_id), _tally(crew)
+    search = Ongoing(
+        search_id=search_id,
+        ready=ready,
+        crew=crew,
+        shared=_share(ready, crew, workspace, search_id),
+        tracker=tracker,
+        parent=parent,
+        tags=tags,
+        spared=_tally(crew),
+    )
     try:
-        _tune(ready, crew, shared, tracker, parent, tags, search_id, spared)
-        _train_finals(ready, crew, shared, tracker, parent, tags, search_id, spared)
+        _tune(search)
+        _train_finals(search)
         crew.close()
-        done = _search_runs(tracker, ready.space, search_id)
+        done = search.runs()
         if still := finalists(ready, done):
-            measure_test(tracker, still, ready, shared)
+            measure_test(tracker, still, ready, search.shared)
         decision, champion_run_id = promote(ready.space, tracker, done)
         # Now, since a large backbone takes a while for it, and nothing waits for it any more.
         remember_data(tracker, parent, ready, workspace)
@@ -83,6 +127,7 @@ def run_search(
     found = rows(tracker.runs(ready.space.name), champion_run_id=champion_run_id, search_id=search_id)
     seconds, predicted = time.monotonic() - crew.begun, _predicted(ready, workspace, isolated=crew.isolated)
     planned = {f"predicted_{name}": value for name, value in predicted.items()}
+    spared = search.spared
     metrics = {"spared_time_s": spared.seconds, "spared_groups": float(spared.groups), **planned}
     tracker.finish_search(parent, "FINISHED", {"search_time_s": seconds, **metrics}, {"outcome": "completed"})
     return Finished(
@@ -131,7 +176,7 @@ def _tags(ready: Prepared) -> dict[str, str]:
     }
 
 
-def _share(ready: Prepared, crew: Crew, workspace: Workspace, search_id: str) -> Any:
+def _share(ready: Prepared, crew: Crew, workspace: Workspace, search_id: str) -> "Shared":
     """Put the data and the backbone where every worker of the cluster can read them."""
     import ray
 
@@ -155,46 +200,23 @@ def _share(ready: Prepared, crew: Crew, workspace: Workspace, search_id: str) ->
     )
 
 
-def _tune(
-    ready: Prepared,
-    crew: Crew,
-    shared: Any,
-    tracker: Tracker,
-    parent: str,
-    tags: dict[str, str],
-    search_id: str,
-    spared: Tally,
-) -> None:
+def _tune(search: Ongoing) -> None:
     """Run the trials, and count what their cohorts spare."""
-    from pipelines.progress import ProgressStore
-    from pipelines.recorder import Recorder
     from pipelines.running import run_trials
     from pipelines.searcher import SpaceSearcher
 
-    space = ready.space
-    done = _final_metrics(tracker, _search_runs(tracker, space, search_id), space.metric)
-    store = ProgressStore(shared.members)
+    ready, space, store = search.ready, search.ready.space, search.store
+    done = _final_metrics(search.runs(), space.metric)
     searcher = SpaceSearcher(space, ready.facts, done, ready.picked)
     if len(done) >= space.num_trials:
         return
     searched = space.budget.scheduler != "pbt"  # Tune's PBT refuses searchers
     cases, began_as = ([], {}) if searched else going_on(searcher.all(), store)
-    with Board(title=f"search {search_id}", num_trials=space.num_trials) as board:
-        recorder = Recorder(
-            tracker,
-            parent,
-            tags,
-            board,
-            store,
-            crew.service,
-            spared=spared,
-            reasons=ready.reasons,
-            began_as=began_as,
-        )
+    with Board(title=f"search {search.search_id}", num_trials=space.num_trials) as board:
         run_trials(
-            crew,
-            shared,
-            recorder,
+            search.crew,
+            search.shared,
+            search.recorder(board, reasons=ready.reasons, began_as=began_as),
             "tune",
             cases,
             num_samples=space.num_trials - len(done) if searched else 1,
@@ -205,36 +227,20 @@ def _tune(
         )
 
 
-def _train_finals(
-    ready: Prepared,
-    crew: Crew,
-    shared: Any,
-    tracker: Tracker,
-    parent: str,
-    tags: dict[str, str],
-    search_id: str,
-    spared: Tally,
-) -> None:
+def _train_finals(search: Ongoing) -> None:
     """Train what the finals need and the search has not trained, and count what cohorts spare."""
-    from pipelines.progress import ProgressStore
-    from pipelines.recorder import Recorder
     from pipelines.running import run_trials
     from pipelines.searcher import tune_config
 
-    trials = untrained(ready, _search_runs(tracker, ready.space, search_id))
+    trials = untrained(search.ready, search.runs())
     if not trials:
         return
     # Seeds have cohorts of their own: those of the next one wait without processes until there is room.
-    side_by_side = crew.group.layout.num_cohorts * len({trial.config_id for trial in trials})
-    with Board(title=f"finals {search_id}", num_trials=len(trials)) as board:
-        store = ProgressStore(shared.members)
-        recorder = Recorder(tracker, parent, tags, board, store, crew.service, spared=spared, kind="final")
-        cases = [tune_config(trial)["case"] for trial in trials]
-        run_trials(crew, shared, recorder, "finals", cases, max_concurrent_trials=side_by_side)
-
-
-def _search_runs(tracker: Tracker, space: SearchSpace, search_id: str) -> list[RunRecord]:
-    return [run for run in tracker.runs(space.name) if run.search_id == search_id]
+    side_by_side = search.crew.group.layout.num_cohorts * len({trial.config_id for trial in trials})
+    cases = [tune_config(trial)["case"] for trial in trials]
+    with Board(title=f"finals {search.search_id}", num_trials=len(trials)) as board:
+        recorder = search.recorder(board, kind="final")
+        run_trials(search.crew, search.shared, recorder, "finals", cases, max_concurrent_trials=side_by_side)
 
 
 def _tally(crew: Crew) -> Tally:
@@ -242,7 +248,7 @@ def _tally(crew: Crew) -> Tally:
     return Tally(side_by_side=crew.group.layout.num_cohorts * crew.group.layout.num_workers)
 
 
-def _final_metrics(tracker: Tracker, runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
+def _final_metrics(runs: Sequence[RunRecord], metric: str) -> dict[str, float]:
     """The metric of each trial that is over, by the id that it began with."""
     over = [run for run in runs if not run.final and run.outcome in ("completed", "stopped") and metric in run.metrics]
-    return {tracker.run(run.run_id).data.tags["trial_id"]: run.metrics[metric] for run in over}
+    return {run.began_as: run.metrics[metric] for run in over}

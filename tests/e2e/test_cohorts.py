@@ -34,10 +34,13 @@ def search(folder: Path, images: Path, *flags: str, **changes: object) -> dict[s
 
 
 def test_isolated_trials_give_what_members_of_one_cohort_give(images: Path, tmp_path: Path) -> None:
-    """Cached states, mixed families and one member that fails; the others' metrics are those of trials alone."""
+    """Cached states, mixed families and one member that fails; the others' metrics are those of trials alone.
+
+    Those alone have a worker each, two at a time; those together two workers.
+    """
     space = {"baselines": MIXED, "budget": {"num_trials": 0}, "views": 2}
     together = search(tmp_path / "together", images, **space)
-    apart = search(tmp_path / "apart", images, "--isolated", **space)
+    apart = search(tmp_path / "apart", images, "--isolated", "--num-workers", "1", **space)
     assert together.keys() == apart.keys()
     for trial_id, run in together.items():
         other = apart[trial_id]

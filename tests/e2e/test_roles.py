@@ -25,7 +25,7 @@ def test_every_role_is_searched_tracked_and_scored(tmp_path: Path) -> None:
     baselines = [{"tuners": tuners, "train": {"epochs": 1}} for tuners in METHODS.values()]
     images = draw_images(tmp_path / "images")
     space = write_space(tmp_path / "roles.yaml", images, baselines=baselines, budget={"num_trials": 0})
-    done = utuning(tmp_path / "runs", "search", str(space))
+    done = utuning(tmp_path / "runs", "search", str(space), "--num-workers", "1")
     assert done.returncode == 0, done.stderr + done.stdout
 
     workspace = Workspace(tmp_path / "runs")

@@ -53,7 +53,7 @@ def write_space(path: Path, images: Path, **changes: object) -> Path:
     return path
 
 
-def utuning(home: Path, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+def utuning(home: Path, *arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(home), timeout=timeout)
 

@@ -20,7 +20,7 @@ def test_it_measures_with_torch_and_timm_alone(tmp_path: Path) -> None:
     small = {"device": "cpu", "model": "vit_tiny_patch16_224", "img-size": 32, "batch-size": 4, "rounds": 1}
     options = [f"--{name}={value}" for name, value in {**small, "to": tmp_path}.items()]
     code = BARE.format(missing=MISSING, folder=str(SCRIPT.parent), argv=[str(SCRIPT), *options])
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=900)
     rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
     assert len(rows) == 7
     assert all(row["measured"] > 0 for row in rows)
