@@ -26,13 +26,23 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
     """Runs a function on a group of workers that sum over torch's process group.
 
     Args:
+        train: what each worker runs.
+        check_wanted: raises where nobody waits for the group any more; asked before workers are started.
         local: whether the cluster is this machine alone.
         timeout_s: how long workers wait for each other.
         arguments: of Ray Train's trainer.
     """
 
-    def __init__(self, train: Callable[[dict[str, Any]], None], *, local: bool, timeout_s: int, **arguments: Any):
-        self._local = local
+    def __init__(
+        self,
+        train: Callable[[dict[str, Any]], None],
+        *,
+        check_wanted: Callable[[], None],
+        local: bool,
+        timeout_s: int,
+        **arguments: Any,
+    ) -> None:
+        self._check_wanted, self._local = check_wanted, local
         super().__init__(train, backend_config=ProcessGroupConfig(timeout_s), **arguments)
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -40,12 +50,29 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
         return [each for each in super()._create_default_callbacks() if type(each).__name__ not in spared]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        if self._local:
-            arguments["scaling_policy"] = SilentScalingPolicy(self.scaling_config)
+        policy = HomePolicy if self._local else WantedPolicy
+        arguments["scaling_policy"] = policy(self.scaling_config, self._check_wanted)
         return super()._initialize_and_run_controller(**arguments)
 
 
-class SilentScalingPolicy(FixedScalingPolicy):  # type: ignore[misc]
+class WantedPolicy(FixedScalingPolicy):  # type: ignore[misc]
+    """Starts no workers for a group that nobody waits for.
+
+    A controller outlives whoever started it by some seconds, and would take its workers' death for theirs: the new ones
+    would hold their CPUs when it is gone.
+    """
+
+    def __init__(self, scaling_config: Any, check_wanted: Callable[[], None]) -> None:
+        super().__init__(scaling_config)
+        self._check_wanted = check_wanted
+
+    def make_decision_for_non_running_worker_group(self) -> Any:
+        """Start all workers, if they are wanted; what is raised else, Ray Train tries again until it is killed."""
+        self._check_wanted()
+        return super().make_decision_for_non_running_worker_group()
+
+
+class HomePolicy(WantedPolicy):
     """Asks no autoscaler for machines, as one machine has none: the request would be a process more."""
 
     def after_controller_start(self, train_run_context: Any) -> None:

@@ -79,6 +79,10 @@ class CohortService:
             await cohort.roster.leave(seat)
         await self._groups.arrange()
 
+    async def runs(self, group: str) -> bool:
+        """Whether this is a group of this service, and not of one that was lost."""
+        return group in self._groups.running
+
     async def shared(self, group: str) -> Shared | None:
         """What all cohorts share, once a trial has said it; None if the group is over before that."""
         if not self._groups.came(group):

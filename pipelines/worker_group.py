@@ -1,6 +1,7 @@
 """A Ray Train worker group: what it needs, and how it is run while cohorts come and go."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cluster.profile import Layout
@@ -23,7 +24,7 @@ class WorkerGroup:
 
         Raises whatever made the group fail more often than it may.
         """
-        self._trainer(name, {"group": name, "service": service}).fit()
+        self._trainer(name, service).fit()
 
     def free_what_was_left(self) -> None:
         """While no group runs, give back what a killed one holds; on a cluster Ray Train's own cleaner does it."""
@@ -38,7 +39,7 @@ class WorkerGroup:
             if holds and group["state"] != "REMOVED":
                 remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(key))))
 
-    def _trainer(self, name: str, config: dict[str, Any]) -> Any:
+    def _trainer(self, name: str, service: Any) -> Any:
         import ray.train
 
         from pipelines.lean_trainer import LeanTrainer
@@ -47,9 +48,10 @@ class WorkerGroup:
         gpus = {"GPU": float(layout.gpus_per_worker)} if layout.gpus_per_worker else {}
         return LeanTrainer(
             train_worker,
+            check_wanted=partial(_check_wanted, service, name),
             local=self.local,
             timeout_s=PATIENCE_S,
-            train_loop_config=config,
+            train_loop_config={"group": name, "service": service},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=layout.num_workers,
                 use_gpu=layout.gpus_per_worker > 0,
@@ -61,6 +63,14 @@ class WorkerGroup:
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
+
+
+def _check_wanted(service: Any, group: str) -> None:
+    """Raise unless the service runs this group: one that was lost and started again does not."""
+    import ray
+
+    if not ray.get(service.runs.remote(group)):
+        raise RuntimeError(f"the cohort service does not run {group}; it was started again")
 
 
 def train_worker(config: dict[str, Any]) -> None:
