@@ -20,7 +20,7 @@ import torch
 from measuring import accuracies, percent, tested, train_together
 from result_file import table_row, write_result
 
-from pipelines.plan import Prepared, prepare_search
+from pipelines.planning.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from utuning.configs import TrialConfig

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from pipelines.leaderboard import half_width
-from pipelines.plan import Prepared
+from pipelines.planning.plan import Prepared
+from pipelines.results.leaderboard import half_width
 from utuning import costs
 from utuning.backbone import Backbone
 from utuning.batch import Batch

@@ -27,7 +27,7 @@ from measuring import accuracies, loader, percent, saved_bytes, tested, train_to
 from result_file import table_row, write_result
 from timing import in_turns
 
-from pipelines.plan import Prepared, prepare_search
+from pipelines.planning.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from search_spaces.space import tuner_config

@@ -22,8 +22,8 @@ import torch
 from measuring import percent
 from result_file import table_row, write_result
 
-from pipelines.leaderboard import half_width
-from pipelines.plan import Prepared, prepare_search
+from pipelines.planning.plan import Prepared, prepare_search
+from pipelines.results.leaderboard import half_width
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from utuning.cohort import Cohort

@@ -26,10 +26,10 @@ from typing import Any
 from result_file import SOURCE, table_row, write_result
 
 from cluster.profile import load_profile
-from pipelines.forecast import forecast, stand_in
-from pipelines.plan import prepare_search
-from pipelines.run_records import RunRecord
-from pipelines.tracking import Tracker
+from pipelines.planning.forecast import forecast, stand_in
+from pipelines.planning.plan import prepare_search
+from pipelines.tracking.records import RunRecord
+from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 

@@ -5,7 +5,7 @@
 
 A pool of configurations of the demo space is trained once on each data set with each seed, as one cohort. Searches are
 then looked up: a cold one tries the pool in random order (the mean over all orders, in closed form), a warm one begins
-with what `pipelines.warm_start.propose` says after searches of the pool on all the other data sets (leave one out).
+with what `pipelines.planning.proposals` proposes after searches of the pool on all the other data sets (leave one out).
 Regret is the best val accuracy in the pool minus the best one found. Writes docs/results/warm_start/table.{md,json}.
 """
 
@@ -26,10 +26,10 @@ from drawn_sets import drawn_sets
 from measuring import accuracies, train_together
 from result_file import SOURCE, write_result
 
-from pipelines.leaderboard import half_width
-from pipelines.plan import prepare_search
-from pipelines.search_memory import measured
-from pipelines.warm_start import MOST_PROPOSALS, Remembered, Result, propose
+from pipelines.planning.plan import prepare_search
+from pipelines.planning.proposals import MOST_PROPOSALS, Remembered, Result, propose
+from pipelines.results.leaderboard import half_width
+from pipelines.search.history import measured
 from pipelines.workspace import Workspace
 from search_spaces.domains import replay
 from search_spaces.loader import load_space

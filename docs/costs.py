@@ -8,7 +8,7 @@ Each kind of trial is built and stepped once: an hour on two cores, most of it f
 from pathlib import Path
 
 from cluster.profile import load_profile
-from pipelines.ahead import Ahead, look_ahead
+from pipelines.planning.ahead import Ahead, look_ahead
 from search_spaces.loader import load_space
 from utuning.data.fgvc.table import READERS
 

@@ -19,8 +19,8 @@ import torch
 from drawings import drawing
 from PIL import Image
 
-from pipelines.published import compare
-from pipelines.published_picture import contents, draw_published
+from pipelines.results.published import compare
+from pipelines.results.published_picture import contents, draw_published
 from search_spaces.published import FGVC
 from utuning.backbone import Backbone
 from utuning.capabilities import obstacle

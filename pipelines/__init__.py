@@ -1,1 +1,1 @@
-"""The flow: search, trial, tracking, leaderboard, pull and the command line."""
+"""The flow: rooms for planning, cohorts, search, results, registry, serving and deployment; the command line on top."""

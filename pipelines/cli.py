@@ -17,7 +17,7 @@ from pipelines.commands import (
     searching,
     serving,
 )
-from pipelines.readers_help import readers_help
+from pipelines.commands.readers_help import readers_help
 from utuning.errors import UTuningError
 
 app = typer.Typer(

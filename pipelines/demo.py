@@ -12,15 +12,16 @@ def demo(home: Path = Path("runs")) -> None:
     from rich.console import Console
 
     from cluster.profile import load_profile
-    from pipelines.launch import launch
+    from pipelines.workflows.launch import launch
     from pipelines.workspace import Workspace
 
     console, workspace = Console(), Workspace(home)
     ready, finished = launch("demo", (), console, profile=load_profile("local"), workspace=workspace)
 
-    from pipelines import compare, show
-    from pipelines.references import parse_reference
-    from pipelines.tracking import Tracker
+    from pipelines.registry.references import parse_reference
+    from pipelines.results import compare
+    from pipelines.tracking.tracker import Tracker
+    from pipelines.workflows import show
     from utuning.predict import Predictor
 
     tracker = Tracker.of(workspace)

@@ -11,9 +11,9 @@ from typing import Any
 
 import ray
 
-from pipelines.progress import PATH, ProgressStore
-from pipelines.roster import Joining, Report, Roster
-from pipelines.trial import Trial
+from pipelines.cohorts.progress import PATH, ProgressStore
+from pipelines.cohorts.roster import Joining, Report, Roster
+from pipelines.cohorts.trial import Trial
 
 STATE, TRAINED = "state.json", "trained"
 

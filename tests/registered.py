@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.tracking import Tracker
+from pipelines.tracking.tracker import Tracker
 from tests.bundles import METRICS, NAMES, trained, trial
 from tests.tools import tiny_backbone, train
 from utuning.bundles.bundle import save_bundle

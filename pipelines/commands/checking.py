@@ -8,7 +8,7 @@ from pipelines.workspace import Workspace
 
 def doctor(home: Home = HOME, tracking_uri: Tracking = None) -> None:
     """Check versions, devices, free disk and the tracking store."""
-    from pipelines.doctor import examine
+    from pipelines.workflows.doctor import examine
 
     workspace = Workspace(home)
     if not examine(workspace, tracking_uri or workspace.tracking_uri, console()):

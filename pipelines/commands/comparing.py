@@ -23,9 +23,9 @@ def compare(
 
     Example: utuning compare demo champion linear
     """
-    from pipelines import versus
-    from pipelines.compare import read_rows
-    from pipelines.tracking import Tracker
+    from pipelines.results import versus
+    from pipelines.results.compare import read_rows
+    from pipelines.tracking.tracker import Tracker
 
     workspace = Workspace(home)
     tracker = Tracker.of(workspace, tracking_uri)

@@ -23,7 +23,7 @@ def predict(
     if as_json:
         typer.echo(json.dumps([{"image": p.image, "classes": dict(p.classes)} for p in predictions], indent=2))
         return
-    from pipelines.show import show_predictions
+    from pipelines.workflows.show import show_predictions
 
     show_predictions(predictions, console())
 
@@ -39,7 +39,7 @@ def verify(
 
     Example: utuning verify champion --data runs/data/demo-seed0
     """
-    from pipelines.verify import examine
+    from pipelines.deployment.verify import examine
 
     if not examine(bundle, weights, data, console()):
         raise typer.Exit(1)
@@ -65,7 +65,7 @@ def export(
 
     Example: utuning export champion --to onnx --out champion-onnx --images photos
     """
-    from pipelines.export import Wanted, export
+    from pipelines.deployment.export import Wanted, export
 
     wanted = Wanted(
         form=to,
@@ -92,7 +92,7 @@ def import_bundle(
 
     Example: utuning import my-lora --from peft --backbone vit_small_patch16_224 --labels labels.txt --out champion
     """
-    from pipelines.importing import Given, import_adapter
+    from pipelines.deployment.importing import Given, import_adapter
     from utuning.configs import BackboneConfig
 
     config = BackboneConfig(name=backbone, weights=weights, img_size=img_size)

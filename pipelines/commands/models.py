@@ -11,7 +11,7 @@ from pipelines.workspace import Workspace
 from utuning.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.registry import Registry
+    from pipelines.registry.models import Registry
 
 
 def models(
@@ -26,7 +26,7 @@ def models(
 
     Example: utuning models demo
     """
-    from pipelines import versions
+    from pipelines.registry import versions
 
     records = versions.listed(_registry(home, tracking_uri), name)
     if as_json:
@@ -48,8 +48,8 @@ def alias(
 
     Example: utuning alias demo@champion former
     """
-    from pipelines import versions
-    from pipelines.references import registered_name
+    from pipelines.registry import versions
+    from pipelines.registry.references import registered_name
 
     wanted = versions.parse_alias(reference)
     if delete == (version is not None):
@@ -63,8 +63,8 @@ def alias(
 
 
 def _registry(home: Path, tracking_uri: str | None) -> "Registry":
-    from pipelines.registry import Registry
-    from pipelines.tracking import Tracker
+    from pipelines.registry.models import Registry
+    from pipelines.tracking.tracker import Tracker
 
     workspace = Workspace(home)
     return Registry(Tracker.of(workspace, tracking_uri))

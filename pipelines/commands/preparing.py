@@ -35,8 +35,8 @@ def prepare(
 
     Example: utuning prepare cub200 --from CUB_200_2011.tgz --to data/cub200
     """
-    from pipelines.bar import progress_bar
-    from pipelines.datasets import prepare_source
+    from pipelines.data.bar import progress_bar
+    from pipelines.data.datasets import prepare_source
     from utuning.data.shrinking import stored_as
 
     if re.match(r"\w+:/", str(source)):

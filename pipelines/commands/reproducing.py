@@ -26,8 +26,8 @@ def reproduce(
     Example: utuning reproduce demo:1 --retrain
     """
     from cluster.profile import load_profile
-    from pipelines import reproduce
-    from pipelines.tracking import Tracker
+    from pipelines.tracking.tracker import Tracker
+    from pipelines.workflows import reproduce
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
     tracker = Tracker.of(workspace, tracking_uri)

@@ -18,9 +18,9 @@ def leaderboard(
     tracking_uri: Tracking = None,
 ) -> None:
     """Compare all trials of a space: table, Markdown, JSON and a picture; published numbers stand beside them."""
-    from pipelines import compare
-    from pipelines.published import Beside
-    from pipelines.tracking import Tracker
+    from pipelines.results import compare
+    from pipelines.results.published import Beside
+    from pipelines.tracking.tracker import Tracker
 
     workspace = Workspace(home)
     tracker = Tracker.of(workspace, tracking_uri)
@@ -44,11 +44,11 @@ def pull(
 
     Example: utuning pull demo@champion --to champion
     """
-    from pipelines.references import parse_reference
+    from pipelines.registry.references import parse_reference
 
     wanted = parse_reference(reference)
-    from pipelines.compare import pull_bundle
-    from pipelines.tracking import Tracker
+    from pipelines.results.compare import pull_bundle
+    from pipelines.tracking.tracker import Tracker
 
     workspace = Workspace(home)
     tracker = Tracker.of(workspace, tracking_uri)

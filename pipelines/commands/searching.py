@@ -34,22 +34,23 @@ def plan(
     Example: utuning plan cub200 --tier small --ahead
     """
     from cluster.profile import load_profile
-    from pipelines import forecast, plan, show
-    from pipelines.source_layout import check_source
+    from pipelines.data.source_layout import check_source
+    from pipelines.planning import forecast, plan
+    from pipelines.workflows import show
     from search_spaces.loader import load_space
 
     profile, workspace, terminal = load_profile(cluster, num_workers), Workspace(home), console()
     searched = load_space(space, overrides or (), tier)
     if ahead:
-        from pipelines.ahead import look_ahead
+        from pipelines.planning.ahead import look_ahead
 
         show.show_ahead(searched, look_ahead(searched, profile), terminal)
         return
     check_source(searched)
     ready = plan.prepare_search(searched, workspace)
     if warm_start:
-        from pipelines.search_memory import warmed
-        from pipelines.tracking import Tracker
+        from pipelines.search.history import warmed
+        from pipelines.tracking.tracker import Tracker
 
         tracker = Tracker.of(workspace, tracking_uri)
         ready = warmed(ready, workspace, tracker, resume=False)
@@ -76,7 +77,7 @@ def search(
     Example: utuning search demo budget.num_trials=4 --cluster local
     """
     from cluster.profile import load_profile
-    from pipelines.launch import launch
+    from pipelines.workflows.launch import launch
 
     launch(
         space,
@@ -108,7 +109,7 @@ def train(
     Example: utuning train demo 'tuners=[{method: p_adapter, ops: [attn, mlp], bottleneck_dim: 8}]' train.lr=5e-3
     """
     from cluster.profile import load_profile
-    from pipelines.launch import launch
+    from pipelines.workflows.launch import launch
 
     launch(
         space,

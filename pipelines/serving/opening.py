@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.references import PREFIX, Reference, parse_reference
+from pipelines.registry.references import PREFIX, Reference, parse_reference
 from pipelines.serving.aliases import Watched
 from pipelines.serving.canary import Canary, parse_canary
 from pipelines.serving.failures import ServingError
@@ -19,7 +19,7 @@ from utuning.errors import BundleError
 from utuning.predict import best_device
 
 if TYPE_CHECKING:
-    from pipelines.registry import Registry
+    from pipelines.registry.models import Registry
 
 OpenRegistry = Callable[[], "Registry"]
 
@@ -61,8 +61,8 @@ def opener(home: Path, tracking_uri: str | None) -> OpenRegistry:
 
     @cache
     def open_registry() -> "Registry":
-        from pipelines.registry import Registry
-        from pipelines.tracking import Tracker
+        from pipelines.registry.models import Registry
+        from pipelines.tracking.tracker import Tracker
 
         workspace = Workspace(home)
         return Registry(Tracker.of(workspace, tracking_uri))

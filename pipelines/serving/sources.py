@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pipelines.references import Reference
+from pipelines.registry.references import Reference
 from pipelines.serving.failures import RequestError, ServingError
 from utuning.bundles.bundle import Bundle, read_bundle
 
 if TYPE_CHECKING:
-    from pipelines.registry import Registry
+    from pipelines.registry.models import Registry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.profile import load_profile
-from pipelines import crew
-from pipelines.datasets import prepare_source
-from pipelines.launch import launch
-from pipelines.session import ray_session, set_environment
+from pipelines.cohorts import crew
+from pipelines.cohorts.session import ray_session, set_environment
+from pipelines.data.datasets import prepare_source
+from pipelines.workflows.launch import launch
 from pipelines.workspace import Workspace
 from tests.archives import ARCHIVES
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run_records import RunRecord
-from pipelines.tracking import Tracker
+from pipelines.tracking.records import RunRecord
+from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
 from tests.e2e.tools import command, draw_images, environment, utuning, write_space
 

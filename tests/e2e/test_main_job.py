@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.compare import read_rows
-from pipelines.run_records import RunRecord
-from pipelines.tracking import Tracker
+from pipelines.results.compare import read_rows
+from pipelines.tracking.records import RunRecord
+from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
 from tests.e2e.clusters import two_nodes
 from tests.e2e.tools import COUNTS, draw_images, utuning, write_space

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.answers import FOLDER, Answers
-from pipelines.datasets import prepared
-from pipelines.run_records import RunRecord
-from pipelines.tracking import Tracker
+from pipelines.data.datasets import prepared
+from pipelines.results.answers import FOLDER, Answers
+from pipelines.tracking.records import RunRecord
+from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from tests.e2e.test_interruptions import count, logged_epochs

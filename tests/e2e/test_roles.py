@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipelines.tracking import Tracker
+from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
 from tests.e2e.tools import draw_images, utuning, write_space
 from utuning.bundles.bundle import read_bundle

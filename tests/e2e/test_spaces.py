@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.compare import pull_bundle, read_rows
-from pipelines.references import parse_reference
-from pipelines.tracking import Tracker
+from pipelines.registry.references import parse_reference
+from pipelines.results.compare import pull_bundle, read_rows
+from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
 from tests.archives import ARCHIVES
 from tests.e2e.tools import environment, utuning

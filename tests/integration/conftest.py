@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.tracking import Tracker
+from pipelines.tracking.tracker import Tracker
 from tests.registered import mlflow
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.profile import load_profile
 from pipelines import cli
-from pipelines.crew import starting_crew
+from pipelines.cohorts.crew import starting_crew
 from pipelines.workspace import Workspace
 from tests.e2e.tools import draw_images, write_space
 
@@ -40,7 +40,7 @@ def test_no_space_on_the_disk_is_said_before_anything_is_written(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first here, while Ray is not there yet: nothing that starts with it may write either."""
-    monkeypatch.setattr("pipelines.plan.MIN_FREE_BYTES", 10**18)
+    monkeypatch.setattr("pipelines.planning.plan.MIN_FREE_BYTES", 10**18)
     space = write_space(tmp_path / "tiny.yaml", images)
     code, said = run(capsys, monkeypatch, "search", str(space), "--home", str(tmp_path / "runs"))
     assert code == 1
@@ -76,7 +76,7 @@ def test_a_space_that_cannot_work_is_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides, says = CASES[name]
-    monkeypatch.setattr("pipelines.launch.starting_crew", lambda *given, **named: nullcontext(crew_for))
+    monkeypatch.setattr("pipelines.workflows.launch.starting_crew", lambda *given, **named: nullcontext(crew_for))
     space = write_space(tmp_path / "tiny.yaml", images)
     code, said = run(capsys, monkeypatch, "search", str(space), *overrides, "--home", str(tmp_path / "runs"))
     assert code == 1

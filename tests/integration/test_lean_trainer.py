@@ -3,7 +3,7 @@
 import pytest
 from ray.train import ScalingConfig
 
-from pipelines.lean_trainer import HomePolicy, WantedPolicy
+from pipelines.cohorts.lean_trainer import HomePolicy, WantedPolicy
 
 
 @pytest.mark.parametrize("policy", [WantedPolicy, HomePolicy])

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipelines import cli
-from pipelines.importing import Given, import_adapter
+from pipelines.deployment.importing import Given, import_adapter
 from tests.bundles import NAMES, save, trial
 from tests.tools import TINY, adapter, batch, tiny_backbone
 from utuning.backbone import Backbone

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pipelines.cli import app, run_reporting_errors
-from pipelines.datasets import prepared
+from pipelines.data.datasets import prepared
 from pipelines.workspace import Workspace
 from search_spaces.space import DatasetSpec
 from tests.archives import ARCHIVES, cub200, cub200_files, tar

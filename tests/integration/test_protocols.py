@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.datasets import SEARCHED, prepared, searched_splits
-from pipelines.finals import score_bundles
-from pipelines.launch import launch
-from pipelines.shared import Shared
-from pipelines.source_layout import check_source
+from pipelines.cohorts.shared import Shared
+from pipelines.data.datasets import SEARCHED, prepared, searched_splits
+from pipelines.data.source_layout import check_source
+from pipelines.search.finals import score_bundles
+from pipelines.workflows.launch import launch
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from search_spaces.space import DatasetSpec
@@ -116,7 +116,7 @@ def test_parquet_files_of_others_are_prepared_and_prepared_ones_opened(images: P
 def test_a_data_set_without_val_is_refused_before_ray_starts(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import launch as module
+    from pipelines.workflows import launch as module
 
     info = go(spec(images), tmp_path)
     file = Path(str(info.path)) / "dataset.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import app
-from pipelines.datasets import prepared
+from pipelines.data.datasets import prepared
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 

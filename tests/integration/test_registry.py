@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.champions import promote
-from pipelines.promotion import Candidate, decide
-from pipelines.references import parse_reference
-from pipelines.registry import Registry
-from pipelines.tracking import Tracker
+from pipelines.registry.models import Registry
+from pipelines.registry.promotion import Candidate, decide
+from pipelines.registry.references import parse_reference
+from pipelines.search.champions import promote
+from pipelines.tracking.tracker import Tracker
 from search_spaces.loader import load_space
 from tests.registered import finished_run
 from utuning.bundles.bundle import Bundle, read_bundle

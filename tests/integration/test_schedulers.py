@@ -7,8 +7,8 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, PopulationBasedTraining
 
-from pipelines.schedulers import make_scheduler
-from pipelines.searcher import tune_config
+from pipelines.search.schedulers import make_scheduler
+from pipelines.search.searcher import tune_config
 from search_spaces.loader import check_space
 from search_spaces.space import Facts, SearchSpace
 

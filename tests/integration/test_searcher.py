@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from pipelines.searcher import SpaceSearcher
+from pipelines.search.searcher import SpaceSearcher
 from search_spaces.loader import check_space
 from search_spaces.space import Facts, SearchSpace
 from utuning.configs import TrialConfig

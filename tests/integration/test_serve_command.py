@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.registry import Registry
+from pipelines.registry.models import Registry
 from pipelines.serving.canary import Canary
-from pipelines.tracking import Tracker
+from pipelines.tracking.tracker import Tracker
 from tests.bundles import METRICS, NAMES, trained, trial
 from tests.serving import form, frozen, photo, saved
 from tests.tools import train

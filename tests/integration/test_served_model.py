@@ -19,12 +19,12 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 from safetensors.torch import save_file
 
-import pipelines.pyfunc_model
-from pipelines.packing import requirements
-from pipelines.pyfunc_model import BundleModel
-from pipelines.references import parse_reference
-from pipelines.registry import Registry
-from pipelines.tracking import Tracker
+import pipelines.registry.pyfunc_model
+from pipelines.registry.models import Registry
+from pipelines.registry.packing import requirements
+from pipelines.registry.pyfunc_model import BundleModel
+from pipelines.registry.references import parse_reference
+from pipelines.tracking.tracker import Tracker
 from tests.registered import finished_run, mlflow
 from tests.tools import tiny_backbone
 from utuning.predict import Predictor
@@ -174,7 +174,7 @@ def test_a_model_holds_no_pickle_and_pins_what_serving_needs(world: World) -> No
 
 
 def test_the_models_file_knows_nothing_of_the_training_side() -> None:
-    source = Path(pipelines.pyfunc_model.__file__).read_text()
+    source = Path(pipelines.registry.pyfunc_model.__file__).read_text()
     found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in found]
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.answers import FOLDER, Answers
-from pipelines.artifacts import BUNDLE
-from pipelines.run_records import flat
-from pipelines.store import safe
-from pipelines.tracking import Tracker
+from pipelines.results.answers import FOLDER, Answers
+from pipelines.tracking.artifacts import BUNDLE
+from pipelines.tracking.records import flat
+from pipelines.tracking.store import safe
+from pipelines.tracking.tracker import Tracker
 from tests.tools import adapter, train, trial_of
 from utuning.configs import TunerConfig
 from utuning.errors import TrackingError
@@ -233,7 +233,7 @@ def test_an_unusable_store_is_said_soon(tmp_path: Path, silent_server: str) -> N
 
 def test_opening_a_store_is_silent_and_importing_is_quick(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pipelines.tracking import Tracker\nassert 'mlflow' not in sys.modules\n"
+        "import sys\nfrom pipelines.tracking.tracker import Tracker\nassert 'mlflow' not in sys.modules\n"
         f"tracker = Tracker.open('sqlite:///{tmp_path}/mlflow.db')\n"
         "tracker.finish_search(tracker.start_search('a', search_id='s', params={}, tags={}), 'FINISHED', {}, {})"
     )

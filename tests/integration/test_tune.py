@@ -10,18 +10,18 @@ import pytest
 import ray
 
 from cluster.profile import Layout, load_profile
-from pipelines import running
-from pipelines.board import Board
-from pipelines.crew import Crew
-from pipelines.progress import ProgressStore
-from pipelines.recorder import Recorder
-from pipelines.running import run_trials
-from pipelines.schedulers import going_on, make_scheduler
-from pipelines.searcher import SpaceSearcher
-from pipelines.session import ray_session
-from pipelines.shared import Shared
-from pipelines.tracking import RunRecord, Tracker
-from pipelines.worker_group import WorkerGroup
+from pipelines.cohorts.crew import Crew
+from pipelines.cohorts.progress import ProgressStore
+from pipelines.cohorts.session import ray_session
+from pipelines.cohorts.shared import Shared
+from pipelines.cohorts.worker_group import WorkerGroup
+from pipelines.search import running
+from pipelines.search.board import Board
+from pipelines.search.recorder import Recorder
+from pipelines.search.running import run_trials
+from pipelines.search.schedulers import going_on, make_scheduler
+from pipelines.search.searcher import SpaceSearcher
+from pipelines.tracking.tracker import RunRecord, Tracker
 from search_spaces.loader import check_space
 from search_spaces.space import Facts, SearchSpace
 from tests.learning import TRAINED, LearningService, WatchedTrial

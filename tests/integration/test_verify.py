@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import save_file
 
 from pipelines import cli
-from pipelines.datasets import prepare_source
-from pipelines.verify import Wrong, compared
+from pipelines.data.datasets import prepare_source
+from pipelines.deployment.verify import Wrong, compared
 from tests.bundles import retensor, trained, trial
 from tests.e2e.tools import draw_images
 from tests.tools import TINY, adapter, tiny_backbone

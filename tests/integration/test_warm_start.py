@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipelines.plan import Prepared, expected_trials, planned_trials, prepare_search, space_digest
-from pipelines.search_memory import STATISTICS, measured, recalled, remember_data, remember_start, warmed
-from pipelines.searcher import SpaceSearcher
-from pipelines.show import show_plan
-from pipelines.tracking import Tracker
-from pipelines.warm_start import WarmStart
+from pipelines.planning.plan import Prepared, expected_trials, planned_trials, prepare_search, space_digest
+from pipelines.planning.proposals import WarmStart
+from pipelines.search.history import STATISTICS, measured, recalled, remember_data, remember_start, warmed
+from pipelines.search.searcher import SpaceSearcher
+from pipelines.tracking.tracker import Tracker
+from pipelines.workflows.show import show_plan
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from tests.e2e.tools import draw_images, write_space

@@ -10,13 +10,13 @@ import pytest
 import ray
 
 from cluster.profile import Layout
-from pipelines.datasets import searched_splits
-from pipelines.plan import Prepared, prepare_search
-from pipelines.roster import ERROR, Report
-from pipelines.service import cohort_service
-from pipelines.session import LOCAL_ENVIRONMENT
-from pipelines.shared import Shared
-from pipelines.worker_group import WorkerGroup
+from pipelines.cohorts.roster import ERROR, Report
+from pipelines.cohorts.service import cohort_service
+from pipelines.cohorts.session import LOCAL_ENVIRONMENT
+from pipelines.cohorts.shared import Shared
+from pipelines.cohorts.worker_group import WorkerGroup
+from pipelines.data.datasets import searched_splits
+from pipelines.planning.plan import Prepared, prepare_search
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from tests.e2e.test_interruptions import descendants

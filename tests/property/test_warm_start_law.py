@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.warm_start import Remembered, Result, distances, num_proposals, ordinal, propose
+from pipelines.planning.proposals import Remembered, Result, distances, num_proposals, ordinal, propose
 from search_spaces.domains import Choice, Interval, draw, replay
 from search_spaces.fitting import Terms, fit, gap
 from search_spaces.loader import check_space, load_space

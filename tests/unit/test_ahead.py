@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.profile import load_profile
-from pipelines.ahead import expected_dataset, look_ahead
+from pipelines.planning.ahead import expected_dataset, look_ahead
 from search_spaces.loader import load_space
 from search_spaces.space import DatasetSpec
 from utuning.data.fgvc.table import READERS

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.answers import FILE, Answers
+from pipelines.results.answers import FILE, Answers
 from utuning.errors import TrackingError
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.champions import best, candidates, deployed, final_trials, finalists, untrained
-from pipelines.leaderboard import rows
-from pipelines.plan import Prepared, expected_finals
-from pipelines.run_records import RunRecord
+from pipelines.planning.plan import Prepared, expected_finals
+from pipelines.results.leaderboard import rows
+from pipelines.search.champions import best, candidates, deployed, final_trials, finalists, untrained
+from pipelines.tracking.records import RunRecord
 from search_spaces.loader import check_space
 from search_spaces.space import Facts
 from utuning.configs import TrialConfig

@@ -11,14 +11,14 @@ from hypothesis import given
 from rich.console import Console
 
 from cluster.profile import Layout, Profile
-from pipelines import forecast as planner
-from pipelines.calibration import Input, Process, Timing, Work, affordable, estimate
-from pipelines.forecast import Forecast, forecast, stand_in
-from pipelines.memory import machine_bytes, room_bytes
-from pipelines.plan import prepare_search
-from pipelines.prices import Clock, Counted, parallel_efficiency
-from pipelines.show import show_forecast
-from pipelines.waves import Crew, Epoch, Wave, choose_members, make_epochs, make_waves, makespan, structure
+from pipelines.planning import forecast as planner
+from pipelines.planning.calibration import Input, Process, Timing, Work, affordable, estimate
+from pipelines.planning.forecast import Forecast, forecast, stand_in
+from pipelines.planning.memory import machine_bytes, room_bytes
+from pipelines.planning.plan import prepare_search
+from pipelines.planning.prices import Clock, Counted, parallel_efficiency
+from pipelines.planning.waves import Crew, Epoch, Wave, choose_members, make_epochs, make_waves, makespan, structure
+from pipelines.workflows.show import show_forecast
 from pipelines.workspace import Workspace
 from search_spaces.loader import load_space
 from tests.e2e.tools import draw_images, write_space
@@ -237,7 +237,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is started, and steps are timed for a moment."""
     monkeypatch.setattr(planner, "time_process", lambda: Process(import_s=3.0, num_bytes=10**9))
-    monkeypatch.setattr("pipelines.calibration.STEPS_BUDGET_S", 0.3)
+    monkeypatch.setattr("pipelines.planning.calibration.STEPS_BUDGET_S", 0.3)
 
 
 NUMBERS = (
@@ -268,7 +268,7 @@ def test_a_forecast_of_a_tiny_space(ready, quick: None) -> None:  # type: ignore
 def test_where_memory_is_short_fewer_train_together_and_who_does_not_fit_is_named(  # type: ignore[no-untyped-def]
     ready, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.memory.machine_bytes", lambda: 10**6)
+    monkeypatch.setattr("pipelines.planning.memory.machine_bytes", lambda: 10**6)
     found = forecast(ready, Profile(name="p"), 1, 0)
     assert found.members_per_cohort == 1
     assert len(found.waves) == len(found.notes) == 5

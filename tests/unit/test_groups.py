@@ -10,9 +10,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from pipelines.groups import Groups, Work
-from pipelines.progress import PATH
-from pipelines.roster import ERROR, Joining, Report, Roster
+from pipelines.cohorts.groups import Groups, Work
+from pipelines.cohorts.progress import PATH
+from pipelines.cohorts.roster import ERROR, Joining, Report, Roster
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.profile import Profile
-from pipelines.layouts import layout_of
+from pipelines.planning.layouts import layout_of
 from search_spaces.loader import load_space
 from search_spaces.space import SearchSpace
 from tests.e2e.tools import write_space

@@ -13,10 +13,10 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from pipelines import picture
-from pipelines.leaderboard import COLUMNS, as_json, as_markdown, half_width, input_note, rows, t_quantile
-from pipelines.render import table
-from pipelines.run_records import RunRecord
+from pipelines.results import picture
+from pipelines.results.leaderboard import COLUMNS, as_json, as_markdown, half_width, input_note, rows, t_quantile
+from pipelines.results.render import table
+from pipelines.tracking.records import RunRecord
 from tests.tools import adapter, train, trial_of
 from utuning.configs import TunerConfig
 from utuning.errors import TrackingError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipelines.paired import Comparison, compared, image_bootstrap, mcnemar, paired_t
+from pipelines.results.paired import Comparison, compared, image_bootstrap, mcnemar, paired_t
 
 DIFFERENCES = st.lists(st.floats(-1, 1, allow_subnormal=False).map(lambda x: round(x, 4)), min_size=2, max_size=8)
 RIGHT = st.integers(1, 60).flatmap(

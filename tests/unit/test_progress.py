@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.progress import KEPT, PATH, PROGRESS, ProgressStore
+from pipelines.cohorts.progress import KEPT, PATH, PROGRESS, ProgressStore
 
 STORAGES = ("path", "file", "mock")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.promotion import Candidate, best, decide
+from pipelines.registry.promotion import Candidate, best, decide
 from utuning.errors import TrackingError
 
 BASE = Candidate(

@@ -14,12 +14,12 @@ from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
-from pipelines import compare as pages
-from pipelines.leaderboard import Row, rows
-from pipelines.published import BEST, Beside, Comparison, Entry, checkpoint_of, compare, compare_means
-from pipelines.published_page import plain, published_markdown, published_table
-from pipelines.published_picture import contents, draw_published, picture_name, published_figure
-from pipelines.run_records import RunRecord
+from pipelines.results import compare as pages
+from pipelines.results.leaderboard import Row, rows
+from pipelines.results.published import BEST, Beside, Comparison, Entry, checkpoint_of, compare, compare_means
+from pipelines.results.published_page import plain, published_markdown, published_table
+from pipelines.results.published_picture import contents, draw_published, picture_name, published_figure
+from pipelines.tracking.records import RunRecord
 from search_spaces.published import DATASETS, FGVC, FGVC_SETS, UNKNOWN, load_published
 from search_spaces.published.loader import HERE, check_source
 from tests.tools import adapter, train, trial_of

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.references import Reference, parse_reference, registered_name
+from pipelines.registry.references import Reference, parse_reference, registered_name
 from utuning.errors import ConfigError
 
 NAMES = st.from_regex(r"[a-z_][a-z0-9 ._-]{0,12}", fullmatch=True).map(lambda name: f"utuning-{name}")

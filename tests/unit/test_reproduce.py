@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.reproduce import differences
-from pipelines.row_space import space_of, write_space
-from pipelines.run_records import RunRecord
-from pipelines.verify import Wrong
+from pipelines.deployment.verify import Wrong
+from pipelines.tracking.records import RunRecord
+from pipelines.workflows.reproduce import differences
+from pipelines.workflows.row_space import space_of, write_space
 from search_spaces.loader import HERE, load_space
 from search_spaces.space import Facts
 from utuning.configs import BackboneConfig, TrialConfig

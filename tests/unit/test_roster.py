@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pipelines.progress import PATH
-from pipelines.roster import ERROR, LEFT, Joining, Report, Roster, Round
+from pipelines.cohorts.progress import PATH
+from pipelines.cohorts.roster import ERROR, LEFT, Joining, Report, Roster, Round
 
 T = TypeVar("T")
 PATIENCE_S = 0.01

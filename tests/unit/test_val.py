@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data_tags import CHARS, data_tags, read_data_tags
+from pipelines.tracking.data_tags import CHARS, data_tags, read_data_tags
 from utuning.data.fgvc.table import READERS
 from utuning.data.info import DatasetInfo
 from utuning.data.places import Place

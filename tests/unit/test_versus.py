@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.leaderboard import Row, rows
-from pipelines.run_records import RunRecord
-from pipelines.versus import compare_rows, find_row
+from pipelines.results.leaderboard import Row, rows
+from pipelines.results.versus import compare_rows, find_row
+from pipelines.tracking.records import RunRecord
 from tests.tools import adapter, trial_of
 from utuning.errors import TrackingError
 

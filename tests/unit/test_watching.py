@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 
-from pipelines.board import Board
-from pipelines.doctor import mismatch
-from pipelines.recorder import at_work
-from pipelines.search import Finished
-from pipelines.show import measured
-from pipelines.spared import Tally
+from pipelines.cohorts.spared import Tally
+from pipelines.search.board import Board
+from pipelines.search.recorder import at_work
+from pipelines.search.search import Finished
+from pipelines.workflows.doctor import mismatch
+from pipelines.workflows.show import measured
 
 
 def board(*, terminal: bool, width: int = 100) -> tuple[Board, io.StringIO]:

@@ -1,0 +1,1 @@
+"""From a space's dataset section to a prepared data set."""

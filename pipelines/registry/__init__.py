@@ -1,0 +1,1 @@
+"""Bundles in MLflow's model registry: versions, aliases, references, promotion."""

@@ -1,0 +1,1 @@
+"""Runs made comparable: leaderboards, published numbers, paired comparisons."""

@@ -1,0 +1,1 @@
+"""Runs in MLflow's tracking store: opening it, finding runs, writing them, their artifacts."""
