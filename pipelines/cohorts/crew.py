@@ -6,16 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.profile import Profile
 from pipelines.cohorts.session import Resources, ray_session, set_environment
+from pipelines.cohorts.worker_group import WorkerGroup
 from pipelines.planning.layouts import layout_of
 from pipelines.workspace import Workspace
 from search_spaces.space import SearchSpace
-
-if TYPE_CHECKING:
-    from pipelines.cohorts.worker_group import WorkerGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class Crew:
     """
 
     service: Any
-    group: "WorkerGroup"
+    group: WorkerGroup
     profile: Profile
     isolated: bool
     begun: float
@@ -67,8 +65,6 @@ def starting_crew(
 
         def make(space: SearchSpace) -> Crew:
             resources, service = join()
-            from pipelines.cohorts.worker_group import WorkerGroup
-
             layout = layout_of(space, profile, resources.cpus, resources.gpus, isolated=isolated)
             group = WorkerGroup(layout, f"{storage_of(profile, workspace)}/groups", profile.address is None)
             if not resume:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from pipelines.cohorts.group_run import free_what_was_left, run_group
 from pipelines.cohorts.groups import Groups, Work
 from pipelines.cohorts.progress import PATH, ProgressStore
 from pipelines.cohorts.roster import Joining, Report, Round
@@ -113,7 +114,7 @@ class CohortService:
 
     def _start(self, name: str) -> None:
         if not self._groups.running:
-            self._group.free_what_was_left()
+            free_what_was_left(self._group)
         # Ray Train's `fit` blocks until the group has ended.
         arguments = (name, asyncio.get_running_loop(), _own_handle())
         threading.Thread(target=self._run, args=arguments, daemon=True).start()
@@ -122,7 +123,7 @@ class CohortService:
         """Run a worker group to its end, in a thread."""
         error: str | None = None
         try:
-            self._group.run(name, service)
+            run_group(self._group, name, service)
         except BaseException as raised:
             error = f"the cohort's workers failed: {raised}"
         asyncio.run_coroutine_threadsafe(self._groups.ended(name, error), loop)
