@@ -172,12 +172,15 @@ class Cohort:
         """Class probabilities (B, C) of every member for images (B, 3, H, W) of its input size."""
         return [logits.softmax(dim=-1) for logits in self.scores(images_uint8)]
 
-    @torch.no_grad()
     def scores(self, images_uint8: Tensor) -> list[Tensor]:
         """Logits (B, C) of every member for images (B, 3, H, W) of its input size."""
-        self._training(False)
         labels = torch.zeros(len(images_uint8), dtype=torch.int64)
-        batch = Batch(images=images_uint8, labels=labels, weight=labels.float(), index=labels)
+        return self.scores_of(Batch(images=images_uint8, labels=labels, weight=labels.float(), index=labels))
+
+    @torch.no_grad()
+    def scores_of(self, batch: Batch) -> list[Tensor]:
+        """Logits (B, C) of every member for a batch, some of whose states may be known."""
+        self._training(False)
         return self._logits(self._all(), batch.to(self.device))
 
     def _answers(self, batch: Batch) -> dict[int, Tensor]:

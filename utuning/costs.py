@@ -1,16 +1,22 @@
 """What members cost, counted by running throwaway ones on an image or two: FLOPs, and bytes kept for the backward pass.
 
+On shapes alone (`Backbone.shapes`) nothing is computed, and the same is counted: the operations are those of a CPU.
+
 A member's work is either its own, or the frozen network's below the place where it leaves the shared stream. Frozen
 work is a chain: what several members share of it costs as much as what the furthest of them reads. So the costs of
 members add up, but for what one does to others' rows in the last block, or backward where rows run joined: a few per
 cent.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from utuning.backbone import Backbone
@@ -87,20 +93,21 @@ def eval_flops(backbone: Backbone, members: Sequence[Member], *, num_images: int
     """FLOPs of one evaluation of members together; `cached` if the states they read are known."""
     cohort, batch = Cohort(backbone, members), _batch_for(backbone, members, num_images, cached)
     with _counter() as counter:
-        cohort.evaluate([batch])
+        cohort.scores_of(batch)
     return int(counter.get_total_flops())
 
 
 def saved_bytes(cohort: Cohort, batch: Batch) -> int:
     """Bytes that one step of a cohort keeps for its backward pass, each storage once, weights not counted."""
     trained = [p for member in cohort.members for p in member.parameters()]
-    weights = {p.untyped_storage().data_ptr() for p in (*cohort.trunk.model.parameters(), *trained)}
+    # By the storage's own address, as on the meta device no data have any.
+    weights = {p.untyped_storage()._cdata for p in (*cohort.trunk.model.parameters(), *trained)}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -199,8 +206,22 @@ def _count_step(cohort: Cohort, batch: Batch) -> tuple[int, int]:
     return counter.get_total_flops(), kept
 
 
-def _counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+@contextmanager
+def _counter() -> Iterator[FlopCounterMode]:
+    with _AttentionOfCPU(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        yield counter
+
+
+class _AttentionOfCPU(TorchFunctionMode):
+    """On the meta device torch would spell attention out, and count and keep what no kernel does."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is scaled_dot_product_attention and args[0].is_meta:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs)[0]
+        return func(*args, **kwargs)
 
 
 def _without(line: Line, per_image: float) -> Line:

@@ -248,8 +248,10 @@ def _linear_head(num_features: int, num_classes: int, generator: Generator) -> n
 
 def _optimiser(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; 1-D parameters (biases, scales) take no weight decay."""
+    # No kernel runs on shapes alone.
+    fused = all(p.device.type != "meta" for p in parameters)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=fused)

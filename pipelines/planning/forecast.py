@@ -160,7 +160,9 @@ def count_trials(ready: Prepared) -> tuple[list[TrialConfig], Counted, list[str]
     for trial in expected:
         if structure(trial) not in {*costs, *failed}:
             try:
-                costs[structure(trial)] = trial_cost(ready.backbone, trial)
+                # Autocast needs a device that computes; all else is counted on shapes, which takes a second.
+                on = ready.backbone if trial.precision == "bf16" else ready.backbone.shapes
+                costs[structure(trial)] = trial_cost(on, trial)
             except ConfigError as error:
                 failed[structure(trial)] = f"{trial.name}: {error}"
     trials = [trial for trial in expected if structure(trial) in costs]

@@ -1,11 +1,13 @@
 """Costs are counted: a plain ViT as its formula says, and members together as the sum of what each of them adds."""
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 
 from tests.tools import TINY, adapter, batch, tiny_backbone, trial_of
+from utuning.backbone import Backbone
 from utuning.cohort import Cohort
 from utuning.configs import TunerConfig
 from utuning.costs import (
@@ -161,3 +163,22 @@ def test_lines_go_through_their_values_and_below_none() -> None:
     assert Line.through({2: 4.0, 4: 10.0}) == Line(fixed=0.0, per_image=2.5)
     assert Line.through({2: 4.0, 4: 3.0}) == Line(fixed=3.0, per_image=0.0)
     assert Line(fixed=1.0, per_image=2.0).scaled(3.0, 4.0).at(5) == 43.0
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_on_shapes_alone_the_same_is_counted(name: str) -> None:
+    assert trial_cost(backbone().shapes, TRIALS[name]) == cost(name)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 16, "depths": (1, 2), "num_heads": (1, 2)}),
+        ("eva02_tiny_patch14_224", {"depth": 2, "embed_dim": 24, "num_heads": 2}),
+        ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+    ],
+)
+def test_other_families_are_counted_alike_on_shapes_alone(model: str, options: dict[str, Any]) -> None:
+    family = Backbone.load(model, weights="none", img_size=56, options=options)
+    for trial in (TRIALS["full"], trial_of(adapter("block", depths="last:1"))):
+        assert trial_cost(family.shapes, trial) == trial_cost(family, trial)
