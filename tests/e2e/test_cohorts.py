@@ -7,7 +7,7 @@ import pytest
 from pipelines.tracking.records import RunRecord
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
-from tests.e2e.tools import draw_images, utuning, write_space
+from tests.e2e.tools import draw_images, utuning_here, write_space
 
 MIXED = [
     {"tuners": []},
@@ -25,7 +25,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def search(folder: Path, images: Path, *flags: str, **changes: object) -> dict[str, RunRecord]:
     """The runs of a small search, by their trials."""
     folder.mkdir()
-    done = utuning(folder, "search", str(write_space(folder / "live.yaml", images, **changes)), *flags)
+    done = utuning_here(folder, "search", str(write_space(folder / "live.yaml", images, **changes)), *flags)
     assert done.returncode == 0, done.stderr + done.stdout
     workspace = Workspace(folder)
     found = Tracker.open(workspace.tracking_uri, workspace.artifacts).runs("live")

@@ -14,7 +14,7 @@ import pytest
 from pipelines.tracking.records import RunRecord
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
-from tests.e2e.tools import command, draw_images, environment, utuning, write_space
+from tests.e2e.tools import command, draw_images, environment, utuning_here, write_space
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_asha_and_optuna_stop_trials_and_the_search_ends(images: Path, tmp_path:
         train={"lr": {"loguniform": [1e-5, 1e-2]}, "epochs": 4, "batch_size": 8},
         budget={"num_trials": 4, "searcher": "optuna", "scheduler": "asha", "grace_epochs": 1},
     )
-    done = utuning(tmp_path / "runs", "search", str(space), "--num-workers", "1")
+    done = utuning_here(tmp_path / "runs", "search", space, "--num-workers", "1")
     assert done.returncode == 0, done.stderr + done.stdout
     found = runs(tmp_path / "runs", "early")
     assert len(found) == len({run.trial.trial_id for run in found}) == 5
@@ -52,7 +52,7 @@ CUT = {"train": {"lr": {"choice": [5e-3, 1e-2]}, "epochs": EPOCHS, "batch_size":
 def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """What the search gives that nobody disturbs, by trial."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = utuning(folder / "runs", "search", str(write_space(folder / "cut.yaml", images, **CUT)))
+    done = utuning_here(folder / "runs", "search", write_space(folder / "cut.yaml", images, **CUT))
     assert done.returncode == 0, done.stderr + done.stdout
     return {run.trial.trial_id: run.metrics for run in runs(folder / "runs", "cut")}
 
@@ -66,11 +66,11 @@ def test_a_killed_search_goes_on_where_it_was(
         wait_for_epochs(home, driver, 4)
         os.killpg(driver.pid, signal.SIGKILL)
     before = {run.run_id for run in runs(home, "cut")}
-    done = utuning(home, "search", str(space), "--resume")
+    done = utuning_here(home, "search", space, "--resume")
     assert done.returncode == 0, done.stderr + done.stdout
     assert before <= {run.run_id for run in runs(home, "cut")}
     assert_same_results(home, undisturbed)
-    again = utuning(home, "search", str(space), "--resume")
+    again = utuning_here(home, "search", space, "--resume")
     assert again.returncode == 1
     assert "no unfinished search" in again.stderr
 

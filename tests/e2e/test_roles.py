@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
-from tests.e2e.tools import draw_images, utuning, write_space
+from tests.e2e.tools import draw_images, utuning_here, write_space
 from utuning.bundles.bundle import read_bundle
 from utuning.tuners import TUNERS
 
@@ -25,7 +25,7 @@ def test_every_role_is_searched_tracked_and_scored(tmp_path: Path) -> None:
     baselines = [{"tuners": tuners, "train": {"epochs": 1}} for tuners in METHODS.values()]
     images = draw_images(tmp_path / "images")
     space = write_space(tmp_path / "roles.yaml", images, baselines=baselines, budget={"num_trials": 0})
-    done = utuning(tmp_path / "runs", "search", str(space), "--num-workers", "1")
+    done = utuning_here(tmp_path / "runs", "search", str(space), "--num-workers", "1")
     assert done.returncode == 0, done.stderr + done.stdout
 
     workspace = Workspace(tmp_path / "runs")
@@ -36,9 +36,9 @@ def test_every_role_is_searched_tracked_and_scored(tmp_path: Path) -> None:
     # The baselines' bundles were read back, and all of them scored on test as members of one cohort.
     assert all(run.metrics["test/count"] == 16 for run in runs)
 
-    pulled = utuning(tmp_path / "runs", "pull", "roles", "--to", str(tmp_path / "champion"))
+    pulled = utuning_here(tmp_path / "runs", "pull", "roles", "--to", str(tmp_path / "champion"))
     assert pulled.returncode == 0, pulled.stderr
     picture = next((images / "test").rglob("*.jpg"))
-    told = utuning(tmp_path / "nowhere", "predict", str(tmp_path / "champion"), str(picture), "--json")
+    told = utuning_here(tmp_path / "nowhere", "predict", str(tmp_path / "champion"), str(picture), "--json")
     assert len(json.loads(told.stdout)[0]["classes"]) == 4
     assert read_bundle(tmp_path / "champion").manifest.trial.trial_id in {run.trial.trial_id for run in runs}

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli
 from pipelines.registry.references import parse_reference
 from pipelines.results.compare import pull_bundle, read_rows
 from pipelines.tracking.tracker import Tracker
 from pipelines.workspace import Workspace
 from tests.archives import ARCHIVES
-from tests.e2e.tools import environment, utuning
+from tests.e2e.tools import environment, utuning_here
 from utuning.data.shards import open_dataset
 
 NAMES = sorted(ARCHIVES)
@@ -49,22 +48,16 @@ def test_a_smoke_tier_ends_in_a_champion(name: str, root: Path, tracker: Tracker
     assert (bundle.manifest.data_fingerprint, bundle.manifest.protocol) == (info.fingerprint, "vpt")
 
 
-def run(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+def run(home: Path, *arguments: str) -> str:
     """The command line in this process: what it prints."""
-    monkeypatch.setattr(sys, "argv", ["utuning", *arguments, "--home", str(home)])
-    with pytest.raises(SystemExit) as exit:
-        cli.main()
-    said = capsys.readouterr()
-    assert "Traceback" not in said.out + said.err
-    assert bool(exit.value.code) == ("error:" in said.err)
-    return " ".join((said.out or said.err).split())
+    done = utuning_here(home, *arguments)
+    assert bool(done.returncode) == ("error:" in done.stderr)
+    return " ".join((done.stdout or done.stderr).split())
 
 
-def test_a_place_is_scored_again_from_its_bundle(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_is_scored_again_from_its_bundle(root: Path) -> None:
     data = str(root / "prepared" / "flowers102")
-    said = run(root / "runs", capsys, monkeypatch, "reproduce", "flowers102-smoke:1", "--data", data)
+    said = run(root / "runs", "reproduce", "flowers102-smoke:1", "--data", data)
     assert said.count(": equal, on") == 2, "val and test"
 
 
@@ -76,16 +69,12 @@ def test_a_place_is_scored_again_from_its_bundle(
         ("cub200-smoke:1", "by --data FOLDER"),
     ],
 )
-def test_rows_that_cannot_be_reproduced_are_named(
-    root: Path, row: str, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert says in run(root / "runs", capsys, monkeypatch, "reproduce", row)
+def test_rows_that_cannot_be_reproduced_are_named(root: Path, row: str, says: str) -> None:
+    assert says in run(root / "runs", "reproduce", row)
 
 
-def test_published_numbers_stand_on_no_smoke_page(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = run(root / "runs", capsys, monkeypatch, "leaderboard", "cub200-smoke", "--json")
+def test_published_numbers_stand_on_no_smoke_page(root: Path) -> None:
+    page = run(root / "runs", "leaderboard", "cub200-smoke", "--json")
     assert "published" not in json.loads(page)
 
 
@@ -94,7 +83,7 @@ def test_a_trial_is_trained_again_and_is_equal(root: Path, tracker: Tracker) -> 
     runs = tracker.runs("cub200-smoke")
     (trial_id,) = (run.trial.trial_id for run in runs if run.run_id == champion.run_ids[0])
     data = str(root / "prepared" / "cub200")
-    done = utuning(root / "runs", "reproduce", trial_id, "--retrain", "--data", data)
+    done = utuning_here(root / "runs", "reproduce", trial_id, "--retrain", "--data", data)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("accuracy stated") == 2 and ": equal, on 9 images" in done.stdout
     # One worker before, as many as the machine has now: sums are rounded in another order.

@@ -4,12 +4,20 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
+import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from pipelines import cli
+
 COLOURS = {"amber": (230, 160, 20), "blue": (30, 60, 220), "coral": (240, 90, 80), "green": (20, 160, 60)}
+NOWHERE = Path(os.devnull)
+"""A folder of runs for commands that neither read nor write one."""
 COUNTS = {"train": 12, "val": 4, "test": 4}
 
 
@@ -56,6 +64,22 @@ def write_space(path: Path, images: Path, **changes: object) -> Path:
 def utuning(home: Path, *arguments: str, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(home), timeout=timeout)
+
+
+def utuning_here(home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, which has imported most of it already; it never shows a traceback."""
+    words, out, err = ["utuning", *map(str, arguments)], StringIO(), StringIO()
+    with (
+        mock.patch.object(sys, "argv", words),
+        mock.patch.dict(os.environ, environment(home)),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as exit,
+    ):
+        cli.main()
+    done = subprocess.CompletedProcess(words, int(exit.value.code or 0), out.getvalue(), err.getvalue())
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
 
 
 def command(*arguments: str) -> list[str]:

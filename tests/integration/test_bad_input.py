@@ -1,26 +1,12 @@
 """Bad input at the command line: one message, which says what to do; nothing half-written."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cluster.profile import load_profile
-from pipelines import cli
 from pipelines.cohorts.crew import starting_crew
-from pipelines.workspace import Workspace
-from tests.e2e.tools import draw_images, write_space
-
-
-@pytest.fixture(scope="module")
-def crew_for(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Ray and the service, which would start anew for each search that ends before it begins."""
-    workspace = Workspace(tmp_path_factory.mktemp("crew"))
-    with starting_crew(load_profile("local"), workspace, isolated=False) as crew_for:
-        yield crew_for
+from tests.e2e.tools import draw_images, utuning_here, write_space
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +14,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_images(tmp_path_factory.mktemp("images") / "images")
 
 
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+def run(home: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and what was said on stderr."""
-    monkeypatch.setattr(sys, "argv", ["utuning", *arguments])
-    with pytest.raises(SystemExit) as exit:
-        cli.main()
-    return int(exit.value.code or 0), capsys.readouterr().err
+    done = utuning_here(home, *arguments)
+    return done.returncode, done.stderr
 
 
 def test_no_space_on_the_disk_is_said_before_anything_is_written(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first here, while Ray is not there yet: nothing that starts with it may write either."""
     monkeypatch.setattr("pipelines.planning.plan.MIN_FREE_BYTES", 10**18)
     space = write_space(tmp_path / "tiny.yaml", images)
-    code, said = run(capsys, monkeypatch, "search", str(space), "--home", str(tmp_path / "runs"))
+    code, said = run(tmp_path / "runs", "search", str(space))
     assert code == 1
     assert "free" in said
     assert not (tmp_path / "runs").exists()
@@ -70,46 +54,38 @@ CASES: dict[str, tuple[list[str], str]] = {
 def test_a_space_that_cannot_work_is_refused_before_anything_runs(
     name: str,
     images: Path,
-    crew_for: Any,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides, says = CASES[name]
-    monkeypatch.setattr("pipelines.workflows.launch.starting_crew", lambda *given, **named: nullcontext(crew_for))
+    # Ray would start anew for each of these, and end before it is needed: a search that is resumed starts it later.
+    later = partial(starting_crew, isolated=False, resume=True)
+    monkeypatch.setattr("pipelines.workflows.launch.starting_crew", lambda profile, home, **_: later(profile, home))
     space = write_space(tmp_path / "tiny.yaml", images)
-    code, said = run(capsys, monkeypatch, "search", str(space), *overrides, "--home", str(tmp_path / "runs"))
+    code, said = run(tmp_path / "runs", "search", str(space), *overrides)
     assert code == 1
     assert says in said
-    assert "Traceback" not in said
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 
-def test_a_corrupt_image_is_named_or_skipped_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corrupt_image_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images")
     (images / "train" / "blue" / "0.jpg").write_bytes(b"no image")
     space = write_space(tmp_path / "tiny.yaml", images)
-    home = ["--home", str(tmp_path / "runs")]
-    code, said = run(capsys, monkeypatch, "plan", str(space), *home)
+    code, said = run(tmp_path / "runs", "plan", str(space))
     assert code == 1
     assert "train/blue/0.jpg" in said
     assert not list((tmp_path / "runs").rglob("*.parquet"))
-    monkeypatch.setattr(sys, "argv", ["utuning", "plan", str(space), "dataset.skip_corrupt=true", *home])
-    with pytest.raises(SystemExit) as exit:
-        cli.main()
-    assert exit.value.code == 0
-    assert "1 corrupt images were skipped" in capsys.readouterr().out
+    done = utuning_here(tmp_path / "runs", "plan", space, "dataset.skip_corrupt=true")
+    assert done.returncode == 0
+    assert "1 corrupt images were skipped" in done.stdout
 
 
-def test_a_class_in_one_split_only_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_class_in_one_split_only_is_named(tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images")
     (images / "test" / "blue").rename(images / "test" / "mauve")
     space = write_space(tmp_path / "tiny.yaml", images)
-    code, said = run(capsys, monkeypatch, "plan", str(space), "--home", str(tmp_path / "runs"))
+    code, said = run(tmp_path / "runs", "plan", str(space))
     assert code == 1
     assert "mauve" in said
 
@@ -117,28 +93,22 @@ def test_a_class_in_one_split_only_is_named(
 @pytest.mark.parametrize(
     ("uri", "says"), [("http://127.0.0.1:9", "cannot be used"), ("file:runs", "no longer writes runs to folders")]
 )
-def test_a_store_that_cannot_be_reached(
-    uri: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, said = run(capsys, monkeypatch, "leaderboard", "demo", "--tracking-uri", uri, "--home", str(tmp_path))
+def test_a_store_that_cannot_be_reached(uri: str, says: str, tmp_path: Path) -> None:
+    code, said = run(tmp_path, "leaderboard", "demo", "--tracking-uri", uri)
     assert code == 1
     assert says in said
 
 
-def test_what_was_never_searched_cannot_be_pulled_or_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_never_searched_cannot_be_pulled_or_compared(tmp_path: Path) -> None:
     for arguments in (["pull", "demo", "--to", str(tmp_path / "x")], ["leaderboard", "demo"]):
-        code, said = run(capsys, monkeypatch, *arguments, "--home", str(tmp_path / "runs"))
+        code, said = run(tmp_path / "runs", *arguments)
         assert code == 1
         assert "utuning search" in said
         assert not (tmp_path / "x").exists()
 
 
-def test_train_wants_every_value_fixed(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_wants_every_value_fixed(images: Path, tmp_path: Path) -> None:
     space = write_space(tmp_path / "tiny.yaml", images)
-    code, said = run(capsys, monkeypatch, "train", str(space), "--home", str(tmp_path / "runs"))
+    code, said = run(tmp_path / "runs", "train", str(space))
     assert code == 1
     assert "still searched: train.lr" in said

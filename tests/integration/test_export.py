@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import sys
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipelines import cli
 from tests.bundles import NAMES, save, trained, trial
+from tests.e2e.tools import NOWHERE, utuning_here
 from tests.tools import TINY, adapter, batch
 from utuning.backbone import Backbone
 from utuning.bundles.bundle import read_bundle, save_bundle
@@ -65,15 +65,8 @@ class Home:
             ImageDraw.Draw(photo).ellipse((9, 5 + number, 40, 40), fill=(230, 160 - 30 * number, 20))
             photo.save(self.photos / f"{number}.png")
 
-    def export(self, *arguments: object) -> int:
-        given = sys.argv
-        sys.argv = ["utuning", "export", *map(str, arguments)]
-        try:
-            with pytest.raises(SystemExit) as exit:
-                cli.main()
-        finally:
-            sys.argv = given
-        return int(exit.value.code or 0)
+    def export(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return utuning_here(NOWHERE, "export", *arguments)
 
     def expected(self, name: str, images: Tensor) -> Tensor:
         member = read_bundle(self.root / name).member(self.backbone)
@@ -83,7 +76,7 @@ class Home:
         """What the command makes, once."""
         to = self.root / "out" / name
         if not to.exists():
-            assert self.export(*arguments, "--out", to, "--images", self.photos) == 0
+            assert self.export(*arguments, "--out", to, "--images", self.photos).returncode == 0
         return to
 
     def onnx(self) -> Path:
@@ -196,25 +189,25 @@ def test_the_readme_of_a_bank(home: Home, form: str) -> None:
         close(torch.from_numpy(names["logits"][place : place + 1, :5]), home.expected(name, image))
 
 
-def test_a_graph_that_answers_otherwise_leaves_nothing(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_graph_that_answers_otherwise_leaves_nothing(home: Home, tmp_path: Path) -> None:
     altered = shutil.copytree(home.onnx_bank(), tmp_path / "altered")
     model = onnx.load(altered / "model.onnx")
     (patches,) = [each for each in model.graph.initializer if each.name.endswith("patch_embed.proj.weight")]
     values = onnx.numpy_helper.to_array(patches)
     patches.CopyFrom(onnx.numpy_helper.from_array(values + np.float32(0.1), patches.name))
     onnx.save(model, altered / "model.onnx")
-    assert home.export(home.root / "later", "--to", "onnx-bank", "--graph", altered, "--out", tmp_path / "x") == 1
-    said = capsys.readouterr().err
+    again = ("--to", "onnx-bank", "--graph", altered, "--out", tmp_path / "x")
+    done = home.export(home.root / "later", *again)
+    assert done.returncode == 1
+    said = done.stderr
     assert "answers otherwise than the bundle: over 2 rows of probe images" in said and "nothing was written" in said
     assert [path.name for path in tmp_path.iterdir()] == ["altered"]
     (altered / "model.onnx").write_bytes(b"no graph")
-    assert home.export(home.root / "later", "--to", "onnx-bank", "--graph", altered, "--out", tmp_path / "x") == 1
-    assert "is no graph that ONNX Runtime reads" in capsys.readouterr().err
+    done = home.export(home.root / "later", *again)
+    assert done.returncode == 1 and "is no graph that ONNX Runtime reads" in done.stderr
     (altered / "bank.json").write_text('{"schema_version": 9}')
-    assert home.export(home.root / "later", "--to", "onnx-bank", "--graph", altered, "--out", tmp_path / "x") == 1
-    assert "schema version 9, this package reads 1" in capsys.readouterr().err
+    done = home.export(home.root / "later", *again)
+    assert done.returncode == 1 and "schema version 9, this package reads 1" in done.stderr
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
@@ -234,11 +227,9 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_exported_is_one_message(
-    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_what_cannot_be_exported_is_one_message(home: Home, tmp_path: Path, name: str) -> None:
     given, says = WRONG[name]
     arguments = [home.root / each if (home.root / each).exists() else each for each in given]
-    assert home.export(*arguments, "--out", tmp_path / "x") == 1
-    assert says in capsys.readouterr().err
+    done = home.export(*arguments, "--out", tmp_path / "x")
+    assert done.returncode == 1 and says in done.stderr
     assert not list(tmp_path.iterdir())

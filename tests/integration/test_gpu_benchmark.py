@@ -17,7 +17,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_it_measures_with_torch_and_timm_alone(tmp_path: Path) -> None:
-    small = {"device": "cpu", "model": "vit_tiny_patch16_224", "img-size": 32, "batch-size": 4, "rounds": 1}
+    small = {"device": "cpu", "model": "test_vit", "img-size": 32, "batch-size": 4, "rounds": 1}
     options = [f"--{name}={value}" for name, value in {**small, "to": tmp_path}.items()]
     code = BARE.format(missing=MISSING, folder=str(SCRIPT.parent), argv=[str(SCRIPT), *options])
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=900)

@@ -1,7 +1,7 @@
 """LoRA to and from the real `peft` library: the same logits, merged or not, both ways."""
 
 import json
-import sys
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipelines import cli
 from pipelines.deployment.importing import Given, import_adapter
 from tests.bundles import NAMES, save, trial
+from tests.e2e.tools import NOWHERE, utuning_here
 from tests.tools import TINY, adapter, batch, tiny_backbone
 from utuning.backbone import Backbone
 from utuning.bundles.bundle import read_bundle, save_bundle
@@ -212,33 +212,28 @@ def test_what_is_no_plain_lora_is_refused(backbone: Backbone, tmp_path: Path, na
         from_peft(read_peft(folder), backbone)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["utuning", "export", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit:
-        cli.main()
-    return int(exit.value.code or 0)
+def export(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return utuning_here(NOWHERE, "export", *arguments)
 
 
-def test_the_command_writes_what_its_readme_loads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_writes_what_its_readme_loads(tmp_path: Path) -> None:
     weights, out = tmp_path / "vit.safetensors", tmp_path / "out"
     save_file(tiny_backbone().trunk.model.state_dict(), weights)
     backbone = Backbone.load("vit_tiny_patch16_224", weights=str(weights), img_size=32, options=TINY)
     path, member = save(tmp_path / "bundle", backbone, lora())
-    assert run(monkeypatch, path, "--to", "peft", "--out", out) == 0
-    assert "PeftModel.from_pretrained" in capsys.readouterr().out
+    done = export(path, "--to", "peft", "--out", out)
+    assert done.returncode == 0 and "PeftModel.from_pretrained" in done.stdout
     (code,) = (out / "README.md").read_text().split("```python\n")[1:]
     said = code.partition("```")[0].replace("FOLDER", str(out)).replace("WEIGHTS.safetensors", str(weights))
     names: dict[str, Any] = {}
     exec(compile(said, "README.md", "exec"), names)
     close(theirs(backbone, names["model"]), mine(backbone, member))
 
-    assert run(monkeypatch, path, "--to", "peft", "--out", out) == 1
-    assert "is not an empty folder" in capsys.readouterr().err
-    assert run(monkeypatch, path, "--to", "pefft", "--out", tmp_path / "x") == 1
-    assert "did you mean 'peft'" in capsys.readouterr().err
+    done = export(path, "--to", "peft", "--out", out)
+    assert done.returncode == 1 and "is not an empty folder" in done.stderr
+    done = export(path, "--to", "pefft", "--out", tmp_path / "x")
+    assert done.returncode == 1 and "did you mean 'peft'" in done.stderr
     other, _ = save(tmp_path / "other", backbone, adapter("attn"))
-    assert run(monkeypatch, other, "--to", "peft", "--out", tmp_path / "x") == 1
-    assert "p_adapter cannot be written for peft" in capsys.readouterr().err
+    done = export(other, "--to", "peft", "--out", tmp_path / "x")
+    assert done.returncode == 1 and "p_adapter cannot be written for peft" in done.stderr
     assert not (tmp_path / "x").exists()

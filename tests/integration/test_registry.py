@@ -1,18 +1,17 @@
 """Champions in a real model registry: on sqlite, and behind a real tracking server that proxies artifacts."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines import cli
 from pipelines.registry.models import Registry
 from pipelines.registry.promotion import Candidate, decide
 from pipelines.registry.references import parse_reference
 from pipelines.search.champions import promote
 from pipelines.tracking.tracker import Tracker
 from search_spaces.loader import load_space
+from tests.e2e.tools import NOWHERE, utuning_here
 from tests.registered import finished_run
 from utuning.bundles.bundle import Bundle, read_bundle
 from utuning.errors import BundleError, TrackingError
@@ -35,16 +34,9 @@ def seed_of(bundle: Bundle) -> int:
     return bundle.manifest.trial.train.seed
 
 
-def utuning(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tracker: Tracker, *arguments: object
-) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["utuning", *map(str, arguments), "--tracking-uri", tracker.uri])
-    monkeypatch.setenv("COLUMNS", "160")
-    with pytest.raises(SystemExit) as exit:
-        cli.main()
-    said = capsys.readouterr()
-    assert "Traceback" not in said.out + said.err
-    return int(exit.value.code or 0), said.out + said.err
+def utuning(tracker: Tracker, *arguments: object) -> tuple[int, str]:
+    done = utuning_here(NOWHERE, *arguments, "--tracking-uri", tracker.uri)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_promote_pull_and_promote_again(tracker: Tracker, tmp_path: Path) -> None:
@@ -98,26 +90,24 @@ def test_the_best_of_a_search_is_the_candidate_and_the_best_of_all_the_champion(
     assert registry.aliases(space.model_name) == {"champion": 1, "candidate": 3, "former": 3}, "rolled back"
 
 
-def test_the_command_line_lists_pulls_and_moves(
-    tracker: Tracker, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_lists_pulls_and_moves(tracker: Tracker, tmp_path: Path) -> None:
     registry = Registry(tracker)
     for seed in (0, 1):
         run_id = finished_run(tracker, tmp_path / "work", seed, space="space")
         registry.promote(NAME, run_id, tags=TAGS)
     newest = max(registry.aliases(NAME).values())
-    code, said = utuning(capsys, monkeypatch, tracker, "models", "beetles")
+    code, said = utuning(tracker, "models", "beetles")
     assert code == 0 and "champion" in said and "50.00%" in said
-    code, said = utuning(capsys, monkeypatch, tracker, "models", "--json")
+    code, said = utuning(tracker, "models", "--json")
     (row,) = (row for row in json.loads(said) if row["model"] == NAME and "champion" in row["aliases"])
     assert (row["val"], row["seed"], row["val_of_all_seeds"]) == (0.5, row["version"] - 1, 0.6)
 
-    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@canary", newest)[0] == 0
-    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@champion", 1)[0] == 0
-    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@champion", "canary")[0] == 0
-    assert utuning(capsys, monkeypatch, tracker, "pull", "beetles@former", "--to", tmp_path / "a")[0] == 0
+    assert utuning(tracker, "alias", "beetles@canary", newest)[0] == 0
+    assert utuning(tracker, "alias", "beetles@champion", 1)[0] == 0
+    assert utuning(tracker, "alias", "beetles@champion", "canary")[0] == 0
+    assert utuning(tracker, "pull", "beetles@former", "--to", tmp_path / "a")[0] == 0
     assert seed_of(read_bundle(tmp_path / "a")) == 0
-    assert utuning(capsys, monkeypatch, tracker, "alias", "beetles@canary", "--delete")[0] == 0
+    assert utuning(tracker, "alias", "beetles@canary", "--delete")[0] == 0
     assert "canary" not in registry.aliases(NAME)
     for arguments, says in (
         (["pull", "beetles@canary", "--to", tmp_path / "b"], "allowed: candidate, champion, former"),
@@ -130,7 +120,7 @@ def test_the_command_line_lists_pulls_and_moves(
         (["alias", "beetles@canary", "nobody"], "no alias of 'utuning-beetles' is called 'nobody'"),
         (["models", "beetle"], "did you mean 'utuning-beetles'"),
     ):
-        code, said = utuning(capsys, monkeypatch, tracker, *arguments)
+        code, said = utuning(tracker, *arguments)
         assert code == 1 and said.startswith("error: ") and says in said
     assert not (tmp_path / "b").exists()
 

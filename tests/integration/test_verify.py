@@ -1,17 +1,15 @@
 """`utuning verify` through the real command line: the sound, the wrong, and the same scores from the same data."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
-from pipelines import cli
 from pipelines.data.datasets import prepare_source
 from pipelines.deployment.verify import Wrong, compared
 from tests.bundles import retensor, trained, trial
-from tests.e2e.tools import draw_images
+from tests.e2e.tools import NOWHERE, draw_images, utuning_here
 from tests.tools import TINY, adapter, tiny_backbone
 from utuning.backbone import Backbone
 from utuning.bundles.bundle import MANIFEST, TENSORS, add_metrics, read_bundle, save_bundle
@@ -50,21 +48,13 @@ def bundle(data: DatasetInfo, tmp_path: Path) -> Path:
     )  # fmt: skip
 
 
-def verify(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
-) -> tuple[int, list[str]]:
-    monkeypatch.setattr(sys, "argv", ["utuning", "verify", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit:
-        cli.main()
-    said = capsys.readouterr()
-    assert "Traceback" not in said.out + said.err
-    return int(exit.value.code or 0), said.out.strip().splitlines()
+def verify(*arguments: object) -> tuple[int, list[str]]:
+    done = utuning_here(NOWHERE, "verify", *arguments)
+    return done.returncode, done.stdout.strip().splitlines()
 
 
-def test_a_sound_bundle_scores_what_it_says(
-    bundle: Path, data: DatasetInfo, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, lines = verify(capsys, monkeypatch, bundle, "--data", data.path)
+def test_a_sound_bundle_scores_what_it_says(bundle: Path, data: DatasetInfo) -> None:
+    code, lines = verify(bundle, "--data", data.path)
     assert code == 0
     assert [line.split()[:2] for line in lines] == [
         ["ok", name] for name in ("files", "manifest", "tensors", "backbone", "fit", "probe", "data", "val", "test")
@@ -74,65 +64,55 @@ def test_a_sound_bundle_scores_what_it_says(
     assert "the bundle states none" in lines[-1]
 
 
-def test_a_test_score_that_was_stated_later_is_compared_too(
-    bundle: Path, data: DatasetInfo, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_test_score_that_was_stated_later_is_compared_too(bundle: Path, data: DatasetInfo) -> None:
     read = read_bundle(bundle)
     backbone = read.load_backbone()
     loader = Loader(read_split(data, "test"), backbone.preprocessing, global_batch_size=8, train=False)
     (score,) = Cohort(backbone, [read.member(backbone)]).evaluate(loader.epoch(0))
     stated = add_metrics(read, {"test/accuracy": score.accuracy})
-    code, lines = verify(capsys, monkeypatch, bundle, "--data", data.path)
+    code, lines = verify(bundle, "--data", data.path)
     assert code == 0 and f"stated {score.accuracy:.4f}, now {score.accuracy:.4f}: equal" in lines[-1]
     add_metrics(stated, {"test/accuracy": 1 - score.accuracy if score.accuracy != 0.5 else 0.0})
-    code, lines = verify(capsys, monkeypatch, bundle, "--data", data.path)
+    code, lines = verify(bundle, "--data", data.path)
     assert (code, lines[-1].split()[:2]) == (1, ["wrong", "test"])
 
 
-def test_the_folder_of_images_does_as_well_as_what_was_prepared_from_it(
-    bundle: Path, images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, lines = verify(capsys, monkeypatch, bundle, "--data", images)
+def test_the_folder_of_images_does_as_well_as_what_was_prepared_from_it(bundle: Path, images: Path) -> None:
+    code, lines = verify(bundle, "--data", images)
     assert code == 0
     assert ": equal, on 16 images" in lines[-2]
 
 
-def test_weights_that_lie_elsewhere_are_named(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_lie_elsewhere_are_named(bundle: Path, tmp_path: Path) -> None:
     moved = (tmp_path / "vit.safetensors").rename(tmp_path / "moved.safetensors")
-    code, lines = verify(capsys, monkeypatch, bundle)
+    code, lines = verify(bundle)
     assert (code, lines[-1].split()[:2]) == (1, ["wrong", "backbone"])
     assert "give a path to one" in lines[-1]
-    code, lines = verify(capsys, monkeypatch, bundle, "--weights", moved)
+    code, lines = verify(bundle, "--weights", moved)
     assert (code, len(lines)) == (0, 6)
     save_file(tiny_backbone(seed=1).trunk.model.state_dict(), moved)
-    code, lines = verify(capsys, monkeypatch, bundle, "--weights", moved)
+    code, lines = verify(bundle, "--weights", moved)
     assert (code, lines[-1].split()[:2]) == (1, ["wrong", "backbone"])
     assert "but this backbone is" in lines[-1]
 
 
-def test_what_is_wrong_is_said_and_nothing_that_rests_on_it_is_tried(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, lines = verify(capsys, monkeypatch, tmp_path / "nowhere")
+def test_what_is_wrong_is_said_and_nothing_that_rests_on_it_is_tried(bundle: Path, tmp_path: Path) -> None:
+    code, lines = verify(tmp_path / "nowhere")
     assert (code, len(lines)) == (1, 1)
     assert "there is no such folder" in lines[0]
     retensor(bundle, lambda tensors: tensors["head.weight"].neg_())
-    code, lines = verify(capsys, monkeypatch, bundle)
+    code, lines = verify(bundle)
     assert (code, [line.split()[0] for line in lines]) == (1, ["ok"] * 5 + ["wrong"])
     assert "answers its probe images otherwise" in lines[-1]
     (bundle / TENSORS).write_bytes(b"")
-    code, lines = verify(capsys, monkeypatch, bundle)
+    code, lines = verify(bundle)
     assert (code, len(lines)) == (1, 1)
 
 
-def test_other_data_is_refused_with_both_fingerprints(
-    bundle: Path, data: DatasetInfo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_data_is_refused_with_both_fingerprints(bundle: Path, data: DatasetInfo, tmp_path: Path) -> None:
     images = draw_images(tmp_path / "images")
     next((images / "val" / "blue").iterdir()).unlink()
-    code, lines = verify(capsys, monkeypatch, bundle, "--data", images)
+    code, lines = verify(bundle, "--data", images)
     assert (code, lines[-1].split()[:2]) == (1, ["wrong", "data"])
     assert data.fingerprint[:16] in lines[-1]
 
