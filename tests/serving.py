@@ -139,7 +139,7 @@ class Live:
 
     def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
         """One request; an iterable body is sent in chunks, without a length."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, body, dict(headers or {}), encode_chunked=isinstance(body, Iterator))
             response = connection.getresponse()
@@ -149,7 +149,7 @@ class Live:
 
     def raw(self, content: bytes, *, end: bool = False) -> bytes:
         """Bytes as they are; `end` closes the sending half after them. Gives all that comes back."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
             connection.sendall(content)
             if end:
                 connection.shutdown(socket.SHUT_WR)

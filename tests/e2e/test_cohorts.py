@@ -10,7 +10,6 @@ from pipelines.workspace import Workspace
 from tests.e2e.tools import draw_images, utuning_here, write_space
 
 MIXED = [
-    {"tuners": []},
     {"tuners": [], "train": {"lr": 1e38}},  # its loss is no number after a step
     {"tuners": [{"method": "full"}], "train": {"lr": 1e-3}},
     {"tuners": [{"method": "vpt_deep", "num_tokens": 2}]},

@@ -40,7 +40,7 @@ def test_a_replica_answers_as_the_plain_server_does(bundles: dict[str, Path], po
     serve.run(application({"bundles": given, "max_wait_ms": "1", "max_images": "2"}), route_prefix="/")
 
     def send(method: str, path: str, *request: Any) -> Any:
-        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = HTTPConnection("127.0.0.1", port, timeout=120)
         connection.request(method, path, *request)
         response = connection.getresponse()
         content = response.read()

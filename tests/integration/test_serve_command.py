@@ -50,7 +50,7 @@ def serving(*arguments: str) -> Iterator[tuple[str, int, subprocess.Popen[str]]]
 
 
 def ask(port: int, request_id: str) -> dict[str, Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     body, headers = form(("images", "it.png", photo()), ("id", None, request_id.encode()))
     connection.request("POST", "/v1/predict", body, headers)
     (result,) = json.loads(connection.getresponse().read())["results"]
@@ -97,7 +97,7 @@ def test_an_alias_of_a_real_registry_moves_while_it_serves(tmp_path: Path) -> No
             time.sleep(0.05)
         assert (found["version"], found["alias"]) == ("2", "champion")
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
         # Who follows the alias may still log that it moved.
         assert process.returncode == 0 and "stopped" in out.splitlines() and "Traceback" not in out
 
