@@ -2,7 +2,7 @@
 
     python docs/costs.py
 
-Each kind of trial is built and stepped once: an hour on two cores, most of it for the tiers `paper`.
+Each kind of trial is stepped on shapes alone: some ten minutes on one core, most of it for the tiers `paper`.
 """
 
 from pathlib import Path

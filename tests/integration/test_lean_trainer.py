@@ -1,5 +1,8 @@
 """When Ray Train's controller of a group may start workers."""
 
+import subprocess
+import sys
+
 import pytest
 from ray.train import ScalingConfig
 
@@ -19,3 +22,9 @@ def test_at_home_workers_are_started_without_asking_for_machines() -> None:
     policy = HomePolicy(ScalingConfig(num_workers=2), lambda: None)
     policy.after_controller_start(None)  # Ray Train's own would want an actor, and there is no Ray here
     assert policy.make_decision_for_non_running_worker_group().num_workers == 2
+
+
+def test_neither_the_service_nor_a_controller_waits_for_torch() -> None:
+    modules = "pipelines.cohorts.service, pipelines.cohorts.group_run, pipelines.cohorts.lean_trainer"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
