@@ -31,8 +31,8 @@ from utuning.prefix import state_shapes
 # are CPU-seconds of a search's processes (benchmarks/profiles.py) in such imports.
 CONTROLLER_IMPORTS, WORKER_IMPORTS = 2, 2
 """A worker group: its controller with its helper, and each of its workers."""
-SEARCH_IMPORTS = 11
-"""The driver with Tune and the tracking store 7, Ray 3, the service 1."""
+SEARCH_IMPORTS = 12
+"""The driver with Tune and the tracking store 8, Ray 3, the service 1."""
 TRIAL_IMPORTS = 0.5
 """A trial's process imports Tune, but no torch."""
 STARTING_CORES = 2
