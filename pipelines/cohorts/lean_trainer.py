@@ -5,14 +5,18 @@ waits for it: workers alone do.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import ray
 import ray.train
+from ray._common.network_utils import build_address
+from ray.exceptions import GetTimeoutError
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+from ray.train.constants import DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -112,26 +116,22 @@ class ProcessGroupBackend(Backend):  # type: ignore[misc]
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         meeting = {
             "backend": "nccl" if gpus else "gloo",
-            "init_method": f"tcp://{f'[{address}]' if ':' in address else address}:{port}",
+            "init_method": f"tcp://{build_address(address, port)}",
             "world_size": size,
             "timeout": timedelta(seconds=backend_config.timeout_s),
         }
         ray.get([worker_group.execute_single_async(rank, _join, rank, meeting) for rank in range(size)])
 
     def on_shutdown(self, worker_group: Any, backend_config: ProcessGroupConfig) -> None:
-        """Leave the process group."""
+        """Leave the process group; a worker that still waits for a lost one cannot, and is not waited for."""
         if len(worker_group) > 1:
-            ray.get(worker_group.execute_async(_leave))
+            with suppress(GetTimeoutError):
+                ray.get(worker_group.execute_async(_leave), timeout=DEFAULT_TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S)
 
 
 def _join(rank: int, meeting: dict[str, Any]) -> None:
-    import torch
     import torch.distributed as dist
-    from ray.train.torch import get_device
 
-    device = get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group(rank=rank, **meeting)
 
 

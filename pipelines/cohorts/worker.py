@@ -32,6 +32,9 @@ class Worker:
         self.number, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.service, self.group, self.shared = service, group, shared
         self.device = ray.train.torch.get_device()
+        if self.device.type == "cuda":
+            # A thread's own setting, and this is the thread that trains: NCCL asks for it.
+            torch.cuda.set_device(self.device)
         self.backbone = load_backbone(shared).to(self.device)
 
     def told(self, ask: Callable[[], T]) -> T:
